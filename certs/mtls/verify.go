@@ -1,0 +1,195 @@
+package mtls
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/fleethub/fleethub/certs/identity"
+)
+
+// Reason is why a peer was refused, as a word for logs and metric labels.
+type Reason string
+
+// The reasons that a certificate alone can give. Package admission adds those of the
+// registry.
+const (
+	ReasonNoCertificate Reason = "no-certificate"
+	ReasonUnknownIssuer Reason = "unknown-issuer"
+	ReasonExpired       Reason = "expired"
+	ReasonNotYetValid   Reason = "not-yet-valid"
+	ReasonUsage         Reason = "wrong-usage"
+	ReasonIdentity      Reason = "no-identity"
+	ReasonTrustDomain   Reason = "trust-domain"
+	ReasonRole          Reason = "wrong-role"
+	ReasonChain         Reason = "bad-chain"
+)
+
+// Refusal is the error of a refused peer.
+type Refusal struct {
+	Reason   Reason
+	Identity identity.Identity // zero if the certificate was refused before it named one
+	Detail   string            // one sentence for the log
+}
+
+// Error returns the reason and the sentence.
+func (r *Refusal) Error() string { return string(r.Reason) + ": " + r.Detail }
+
+// Trust is what a peer's certificate is held against: issuing CAs, each signed by a
+// root. A peer's issuer must be one of Issuers; a root's signature alone is not
+// enough, so that removing an issuer here is removing its trust.
+type Trust struct {
+	TrustDomain string
+	Roots       []*x509.Certificate
+	Issuers     []*x509.Certificate
+}
+
+// anchor is one trusted issuing CA, made ready to verify leaves.
+type anchor struct {
+	cert *x509.Certificate
+	kind identity.IssuerKind
+	pool *x509.CertPool // cert alone
+}
+
+type snapshot struct {
+	trust   Trust
+	anchors map[string][]anchor // by subject key identifier
+}
+
+// Verifier decides whose certificate is good. It is safe for concurrent use; SetTrust
+// takes effect for the next verification.
+type Verifier struct {
+	current atomic.Pointer[snapshot]
+	now     func() time.Time
+}
+
+// NewVerifier returns a verifier with that trust, or an error naming an issuer that
+// no root signed. A nil now is time.Now.
+func NewVerifier(trust Trust, now func() time.Time) (*Verifier, error) {
+	if now == nil {
+		now = time.Now
+	}
+	v := &Verifier{now: now}
+	return v, v.SetTrust(trust)
+}
+
+// Trust returns the trust in force; nobody may change it.
+func (v *Verifier) Trust() Trust { return v.current.Load().trust }
+
+// SetTrust replaces the trust. On an error the old one stays.
+func (v *Verifier) SetTrust(trust Trust) error {
+	roots := x509.NewCertPool()
+	for _, r := range trust.Roots {
+		roots.AddCert(r)
+	}
+	next := &snapshot{trust: trust, anchors: make(map[string][]anchor, len(trust.Issuers))}
+	for _, c := range trust.Issuers {
+		kind, err := identity.KindOf(c)
+		if err != nil {
+			return err
+		}
+		if kind == identity.KindRoot {
+			return fmt.Errorf("%q is a root, which issues no leaf certificates", c.Subject.CommonName)
+		}
+		if len(c.SubjectKeyId) == 0 {
+			return fmt.Errorf("issuer %q has no subject key identifier", c.Subject.CommonName)
+		}
+		// At its first moment: an issuer that has expired since vouches for what it signed in its time.
+		if _, err := c.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: c.NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+			return fmt.Errorf("issuer %q is not signed by a trusted root: %w", c.Subject.CommonName, err)
+		}
+		pool := x509.NewCertPool()
+		pool.AddCert(c)
+		key := string(c.SubjectKeyId)
+		next.anchors[key] = append(next.anchors[key], anchor{cert: c, kind: kind, pool: pool})
+	}
+	v.current.Store(next)
+	return nil
+}
+
+// Peer is a verified peer. It is immutable.
+type Peer struct {
+	Identity    identity.Identity
+	Certificate *x509.Certificate
+	Issuer      *x509.Certificate
+	Resumed     bool // by a TLS session ticket
+}
+
+// Verify checks the peer of a TLS connection and that its role is one of roles. Called
+// from tls.Config.VerifyConnection it runs on full and resumed handshakes alike, and
+// repeats every check on both. Its error is a *Refusal.
+func (v *Verifier) Verify(cs tls.ConnectionState, roles ...identity.Role) (Peer, error) {
+	if len(cs.PeerCertificates) == 0 {
+		return Peer{}, &Refusal{Reason: ReasonNoCertificate, Detail: "the peer presented no certificate"}
+	}
+	peer, err := v.VerifyCertificate(cs.PeerCertificates[0], x509.ExtKeyUsageClientAuth, roles...)
+	peer.Resumed = cs.DidResume
+	return peer, err
+}
+
+// VerifyCertificate checks a leaf certificate alone: other certificates that its
+// bearer sent don't matter, since its issuer is known here or not trusted.
+//
+// An issuing CA is held to its validity at the time of issuance: a station's authority
+// is short, its boards' certificates are long-lived. That a leaf can't be backdated by
+// a stolen old key is the registry's to see.
+func (v *Verifier) VerifyCertificate(leaf *x509.Certificate, usage x509.ExtKeyUsage, roles ...identity.Role) (Peer, error) {
+	snap := v.current.Load()
+	id, err := identity.FromCertificate(leaf)
+	if err != nil {
+		// A stranger's certificate is refused for its issuer before its form.
+		if snap.issuer(leaf) == nil {
+			return Peer{}, unknownIssuer(leaf)
+		}
+		return Peer{}, &Refusal{Reason: ReasonIdentity, Detail: err.Error()}
+	}
+	refuse := func(reason Reason, format string, args ...any) (Peer, error) {
+		return Peer{}, &Refusal{Reason: reason, Identity: id, Detail: fmt.Sprintf(format, args...)}
+	}
+	issuer := snap.issuer(leaf)
+	if issuer == nil {
+		return Peer{}, unknownIssuer(leaf)
+	}
+	if now := v.now(); now.After(leaf.NotAfter) {
+		return refuse(ReasonExpired, "the certificate expired on %s", leaf.NotAfter.UTC().Format(time.RFC3339))
+	} else if now.Before(leaf.NotBefore) {
+		return refuse(ReasonNotYetValid, "the certificate is valid from %s; one of the two clocks is wrong", leaf.NotBefore.UTC().Format(time.RFC3339))
+	}
+	_, err = leaf.Verify(x509.VerifyOptions{Roots: issuer.pool, CurrentTime: leaf.NotBefore, KeyUsages: []x509.ExtKeyUsage{usage}})
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.IncompatibleUsage {
+		return refuse(ReasonUsage, "the certificate is not for this use (extended key usage)")
+	}
+	if err != nil {
+		return refuse(ReasonChain, "%v", err)
+	}
+	if id.TrustDomain != snap.trust.TrustDomain {
+		return refuse(ReasonTrustDomain, "%s is of another trust domain than %s", id, snap.trust.TrustDomain)
+	}
+	if !issuer.kind.MayIssue(id.Role) {
+		return refuse(ReasonRole, "%s is signed by %q, a %s, which may not sign that role", id, issuer.cert.Subject.CommonName, issuer.kind)
+	}
+	if !slices.Contains(roles, id.Role) {
+		return refuse(ReasonRole, "a %s certificate is not accepted here", id.Role)
+	}
+	return Peer{Identity: id, Certificate: leaf, Issuer: issuer.cert}, nil
+}
+
+func unknownIssuer(leaf *x509.Certificate) error {
+	return &Refusal{Reason: ReasonUnknownIssuer, Detail: fmt.Sprintf("no trusted issuing CA signed the certificate of %.80q (issuer %.120q)", leaf.Subject.CommonName, leaf.Issuer)}
+}
+
+// issuer returns the trusted CA that claims to have signed leaf, by key identifier,
+// and did: the signature is what picks among several of one identifier.
+func (s *snapshot) issuer(leaf *x509.Certificate) *anchor {
+	candidates := s.anchors[string(leaf.AuthorityKeyId)]
+	for i := range candidates {
+		if c := &candidates[i]; len(candidates) == 1 && string(leaf.RawIssuer) == string(c.cert.RawSubject) || leaf.CheckSignatureFrom(c.cert) == nil {
+			return c
+		}
+	}
+	return nil
+}
