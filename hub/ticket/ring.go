@@ -1,0 +1,322 @@
+package ticket
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fleethub/fleethub/certs/pemfile"
+)
+
+const (
+	keyIDSize  = 4
+	nonceSize  = 12
+	secretSize = 32
+)
+
+// Bounds of Config.
+const (
+	DefaultLifetime = 24 * time.Hour
+	MaxLifetime     = 7 * 24 * time.Hour // RFC 8446 §4.6.1
+	rotateEvery     = 24 * time.Hour
+)
+
+// ringVersion is the format of the ring's file.
+const ringVersion = 1
+
+// Ring holds the keys that tickets are sealed with: the newest seals, all open. It
+// is kept in a file (0600), so that a restarted hub still takes its fleet's tickets.
+// Whoever reads that file can, until its keys are dropped, resume as any device whose
+// ticket it recorded, and decrypt recorded TLS 1.2 sessions; whoever loses it loses
+// nothing but cheap handshakes for a while. It is safe for concurrent use.
+type Ring struct {
+	path     string
+	lifetime time.Duration
+	now      func() time.Time
+
+	mu       sync.Mutex // held by changes, over the write of the file
+	watchers []func([][32]byte)
+	current  atomic.Pointer[ringState]
+}
+
+// ringState is immutable.
+type ringState struct {
+	keys   []key // newest first
+	byID   map[[keyIDSize]byte]*key
+	epochs map[string]uint16 // by hex subject key identifier of the issuer; absent is 0
+}
+
+type key struct {
+	id      [keyIDSize]byte
+	created time.Time
+	secret  [secretSize]byte
+	aead    cipher.AEAD
+}
+
+// Config is what a Ring needs beside its file.
+type Config struct {
+	Lifetime time.Duration    // of a ticket; 0: DefaultLifetime; at most MaxLifetime
+	Now      func() time.Time // nil: time.Now
+}
+
+// OpenRing reads the ring from its file, or makes one. A file that can't be read as a
+// ring is an error that says to remove it: its loss costs full handshakes only, but
+// its state should surprise somebody.
+func OpenRing(path string, c Config) (*Ring, error) {
+	if c.Lifetime == 0 {
+		c.Lifetime = DefaultLifetime
+	}
+	if c.Lifetime < 0 || c.Lifetime > MaxLifetime {
+		return nil, fmt.Errorf("ticket lifetime %s is not between 0 and %s", c.Lifetime, MaxLifetime)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	r := &Ring{path: path, lifetime: c.Lifetime, now: c.Now}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		r.current.Store(&ringState{})
+		return r, r.Rotate()
+	}
+	if err != nil {
+		return nil, err
+	}
+	state, err := parseRing(data)
+	if err != nil {
+		return nil, fmt.Errorf("ticket keys in %s: %w; remove the file to start with a new key (each device then makes one full handshake)", path, err)
+	}
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("ticket keys in %s can be read by others (mode %04o): remove the file to start with a new key", path, info.Mode().Perm())
+	}
+	r.current.Store(state)
+	return r, r.RotateIfDue()
+}
+
+// Lifetime returns how long a ticket is good for.
+func (r *Ring) Lifetime() time.Duration { return r.lifetime }
+
+// Len returns how many keys the ring holds.
+func (r *Ring) Len() int { return len(r.current.Load().keys) }
+
+// RotateIfDue makes a new key if the newest is a day old. Call it now and then.
+func (r *Ring) RotateIfDue() error {
+	keys := r.current.Load().keys
+	if len(keys) > 0 {
+		if age := r.now().Sub(keys[0].created); age >= 0 && age < rotateEvery {
+			return nil
+		}
+	}
+	return r.Rotate()
+}
+
+// Rotate makes a new key for new tickets. Older keys still open theirs until those
+// have outlived their lifetime.
+func (r *Ring) Rotate() error {
+	return r.change(func(next *ringState) error {
+		var kept []key
+		for i, k := range next.keys {
+			// A key sealed until its successor was made: the newer key's birth, or now.
+			retired := r.now()
+			if i > 0 {
+				retired = next.keys[i-1].created
+			}
+			if r.now().Sub(retired) <= r.lifetime {
+				kept = append(kept, k)
+			}
+		}
+		return next.prepend(r.now(), kept)
+	})
+}
+
+// Drop makes a new key and forgets all others: every ticket out there is worthless
+// when it returns.
+func (r *Ring) Drop() error {
+	return r.change(func(next *ringState) error { return next.prepend(r.now(), nil) })
+}
+
+// DropIssuer makes every ticket of devices of that issuing CA worthless, by the CA's
+// subject key identifier.
+func (r *Ring) DropIssuer(subjectKeyID []byte) error {
+	return r.change(func(next *ringState) error {
+		next.epochs[hex.EncodeToString(subjectKeyID)]++
+		return nil
+	})
+}
+
+// Epoch returns the issuer's epoch, which a ticket must name.
+func (r *Ring) Epoch(subjectKeyID []byte) uint16 {
+	epochs := r.current.Load().epochs
+	if len(epochs) == 0 {
+		return 0
+	}
+	return epochs[hex.EncodeToString(subjectKeyID)]
+}
+
+// change makes a copy of the state, has it changed, writes it, and puts it in force.
+func (r *Ring) change(edit func(next *ringState) error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := r.current.Load()
+	next := &ringState{keys: old.keys, epochs: make(map[string]uint16, len(old.epochs))}
+	for k, v := range old.epochs {
+		next.epochs[k] = v
+	}
+	if err := edit(next); err != nil {
+		return err
+	}
+	next.index()
+	data, err := next.marshal()
+	if err != nil {
+		return err
+	}
+	if err := pemfile.Write(r.path, data, 0o600); err != nil {
+		return fmt.Errorf("store ticket keys: %w", err)
+	}
+	r.current.Store(next)
+	for _, w := range r.watchers {
+		w(next.derived())
+	}
+	return nil
+}
+
+// onChange calls f with derived keys, newest first, now and after every change.
+func (r *Ring) onChange(f func([][32]byte)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.watchers = append(r.watchers, f)
+	f(r.current.Load().derived())
+}
+
+func (r *Ring) seal(plain []byte) ([]byte, error) {
+	k := &r.current.Load().keys[0]
+	nonce, err := newNonce()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]byte, 0, headerSize+len(plain)+tagSize)
+	out = append(out, k.id[:]...)
+	out = append(out, nonce[:]...)
+	return k.aead.Seal(out, nonce[:], plain, out), nil
+}
+
+func (r *Ring) open(sealed []byte) ([]byte, error) {
+	if len(sealed) < headerSize+fixedSize+tagSize {
+		return nil, errTicket
+	}
+	k := r.current.Load().byID[[keyIDSize]byte(sealed)]
+	if k == nil {
+		return nil, errTicket
+	}
+	return k.aead.Open(nil, sealed[keyIDSize:headerSize], sealed[headerSize:], sealed[:headerSize])
+}
+
+// prepend puts a fresh key before those kept.
+func (s *ringState) prepend(now time.Time, kept []key) error {
+	var id [keyIDSize]byte
+	var secret [secretSize]byte
+	for clash := true; clash; {
+		rand.Read(id[:]) // never fails (Go 1.24)
+		clash = false
+		for _, k := range kept {
+			clash = clash || k.id == id
+		}
+	}
+	rand.Read(secret[:])
+	k, err := newKey(id, now, secret)
+	if err != nil {
+		return err
+	}
+	s.keys = append([]key{k}, kept...)
+	return nil
+}
+
+func newKey(id [keyIDSize]byte, created time.Time, secret [secretSize]byte) (key, error) {
+	sealing, err := hkdf.Key(sha256.New, secret[:], nil, "fleethub compact ticket v1", secretSize)
+	if err != nil {
+		return key{}, err
+	}
+	block, err := aes.NewCipher(sealing)
+	if err != nil {
+		return key{}, err
+	}
+	aead, err := cipher.NewGCM(block)
+	return key{id: id, created: created, secret: secret, aead: aead}, err
+}
+
+// derived returns the keys under which crypto/tls makes the fallback tickets.
+func (s *ringState) derived() [][32]byte {
+	var keys [][32]byte
+	for _, k := range s.keys {
+		d, err := hkdf.Key(sha256.New, k.secret[:], nil, "fleethub crypto/tls ticket v1", secretSize)
+		if err != nil {
+			continue // a length that SHA-256 always gives
+		}
+		keys = append(keys, [32]byte(d))
+	}
+	return keys
+}
+
+func (s *ringState) index() {
+	s.byID = make(map[[keyIDSize]byte]*key, len(s.keys))
+	for i := range s.keys {
+		s.byID[s.keys[i].id] = &s.keys[i]
+	}
+}
+
+// ringFile is the ring's file.
+type ringFile struct {
+	Version int               `json:"version"`
+	Keys    []keyFile         `json:"keys"` // newest first
+	Epochs  map[string]uint16 `json:"epochs,omitempty"`
+}
+
+type keyFile struct {
+	ID      []byte    `json:"id"`
+	Created time.Time `json:"created"`
+	Secret  []byte    `json:"secret"`
+}
+
+func (s *ringState) marshal() ([]byte, error) {
+	f := ringFile{Version: ringVersion, Epochs: s.epochs}
+	for _, k := range s.keys {
+		f.Keys = append(f.Keys, keyFile{ID: k.id[:], Created: k.created.UTC(), Secret: k.secret[:]})
+	}
+	return json.Marshal(f)
+}
+
+func parseRing(data []byte) (*ringState, error) {
+	var f ringFile
+	if err := json.Unmarshal(data, &f); err != nil {
+		return nil, errors.New("the file is damaged")
+	}
+	if f.Version != ringVersion {
+		return nil, fmt.Errorf("the file has format version %d, this hub reads %d", f.Version, ringVersion)
+	}
+	if len(f.Keys) == 0 {
+		return nil, errors.New("the file has no key")
+	}
+	s := &ringState{epochs: f.Epochs}
+	for _, k := range f.Keys {
+		if len(k.ID) != keyIDSize || len(k.Secret) != secretSize {
+			return nil, errors.New("the file is damaged")
+		}
+		parsed, err := newKey([keyIDSize]byte(k.ID), k.Created, [secretSize]byte(k.Secret))
+		if err != nil {
+			return nil, err
+		}
+		s.keys = append(s.keys, parsed)
+	}
+	s.index()
+	return s, nil
+}
