@@ -28,7 +28,7 @@ const (
 // Fleet is one PKI. Two fleets share names but no keys: each is foreign to the other.
 type Fleet struct {
 	Root, Operational, Factory *issuance.Issuer
-	FactoryKey                 crypto.Signer // signs manifests
+	OperationalKey, FactoryKey crypto.Signer // the factory's signs manifests
 
 	t testing.TB
 }
@@ -41,7 +41,7 @@ func New(t testing.TB) *Fleet {
 	rootCert, err := issuance.NewRoot(TrustDomain, rootKey, 0, lastYear)
 	f.must(err)
 	f.Root = f.issuer(rootCert, rootKey)
-	f.Operational, _ = f.IssuingCA(identity.KindOperational, "hub")
+	f.Operational, f.OperationalKey = f.IssuingCA(identity.KindOperational, "hub")
 	f.Factory, f.FactoryKey = f.IssuingCA(identity.KindFactory, StationName)
 	return f
 }

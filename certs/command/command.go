@@ -68,7 +68,14 @@ func Run(root *cobra.Command) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // the second signal finds the default action
 	running := false
-	root.PersistentPreRun = func(*cobra.Command, []string) { running = true }
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
+		// cobra would check these after this hook, when the command counts as running.
+		if err := errors.Join(c.ValidateRequiredFlags(), c.ValidateFlagGroups()); err != nil {
+			return err
+		}
+		running = true
+		return nil
+	}
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = true
 	requireSubcommands(root)
@@ -76,12 +83,17 @@ func Run(root *cobra.Command) int {
 	if err == nil {
 		return OK
 	}
-	fmt.Fprintf(root.ErrOrStderr(), "%s: %s\n", root.Name(), strings.TrimSpace(err.Error()))
+	fmt.Fprintf(root.ErrOrStderr(), "%s: %s\n", root.Name(), oneLine(err))
 	if running {
 		return Code(err)
 	}
 	fmt.Fprintf(root.ErrOrStderr(), "see '%s --help'\n", executed.CommandPath())
 	return Usage
+}
+
+// oneLine returns the message of err; those of errors.Join come on lines of their own.
+func oneLine(err error) string {
+	return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
 }
 
 // requireSubcommands makes "hub device" and "hub device frobnicate" errors: cobra

@@ -8,8 +8,10 @@ package identity
 
 import (
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -97,6 +99,9 @@ func ValidTrustDomain(td string) error {
 	if td == "" || len(td) > maxTrustDomainLength {
 		return fmt.Errorf("%w: trust domain %.80q must have 1 to %d characters", ErrInvalid, td, maxTrustDomainLength)
 	}
+	if _, err := netip.ParseAddr(td); err == nil {
+		return fmt.Errorf("%w: trust domain %q is an IP address, a name is required", ErrInvalid, td)
+	}
 	for label := range strings.SplitSeq(td, ".") {
 		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
 			return fmt.Errorf("%w: trust domain %q has a label that is empty, longer than 63 or bounded by a hyphen", ErrInvalid, td)
@@ -154,10 +159,24 @@ func FromCertificate(cert *x509.Certificate) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
+	if n := commonNames(cert); n > 1 {
+		return Identity{}, fmt.Errorf("%w: the certificate has %d common names, exactly one is required", ErrInvalid, n)
+	}
 	if cn := cert.Subject.CommonName; cn != id.ID {
 		return Identity{}, fmt.Errorf("%w: common name %.80q differs from the ID in %s", ErrInvalid, cn, id)
 	}
 	id.OU = slices.Clone(cert.Subject.OrganizationalUnit)
 	id.BoardSerial = cert.Subject.SerialNumber
 	return id, nil
+}
+
+// commonNames counts the common names of a parsed certificate's subject, of which
+// crypto/x509 shows the last.
+func commonNames(cert *x509.Certificate) (n int) {
+	for _, name := range cert.Subject.Names {
+		if name.Type.Equal(asn1.ObjectIdentifier{2, 5, 4, 3}) {
+			n++
+		}
+	}
+	return n
 }

@@ -88,6 +88,12 @@ func (i *Issuer) Issue(r Request) (*x509.Certificate, error) {
 	if !i.kind.MayIssue(id.Role) {
 		return nil, fmt.Errorf("issue %s: %w: %q is a %s", id, ErrAuthority, i.cert.Subject.CommonName, i.kind)
 	}
+	if permitted := i.cert.PermittedURIDomains; len(permitted) > 0 && !slices.Contains(permitted, id.TrustDomain) {
+		return nil, fmt.Errorf("issue %s: %w: %q signs for the trust domain %s only", id, ErrAuthority, i.cert.Subject.CommonName, permitted[0])
+	}
+	if r.Serial != nil && (r.Serial.Sign() <= 0 || r.Serial.BitLen() > 159) { // RFC 5280 §4.1.2.2
+		return nil, fmt.Errorf("issue %s: the serial number must be positive and at most 20 octets", id)
+	}
 	if !r.Profile.serverNames && len(r.DNSNames)+len(r.IPAddresses) > 0 {
 		return nil, fmt.Errorf("issue %s: profile %s has no host names", id, r.Profile.name)
 	}
@@ -178,7 +184,7 @@ func (i *Issuer) window(valid time.Duration) (notBefore, notAfter time.Time) {
 	return now.Add(-backdate), now.Add(valid)
 }
 
-// sign fills in serial number and validity, signs, and verifies the result.
+// sign fills in serial number and validity, signs, and reads the result back.
 func (i *Issuer) sign(template *x509.Certificate, pub crypto.PublicKey, valid time.Duration, what string) (*x509.Certificate, error) {
 	if err := CheckKey(pub); err != nil {
 		return nil, fmt.Errorf("issue %s: %w", what, err)

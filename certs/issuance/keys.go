@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"sync"
 )
 
 // ErrKey is in the chain when a key isn't one we certify.
@@ -69,7 +70,7 @@ func CheckKey(pub crypto.PublicKey) error {
 // the X coordinate, which is what is compared.
 func knownBad(curve elliptic.Curve, point []byte) bool {
 	x := point[1 : 1+(len(point)-1)/2]
-	for _, bad := range badCoordinates[curve.Params().Name] {
+	for _, bad := range badCoordinates()[curve.Params().Name] {
 		if bytes.Equal(x, bad) {
 			return true
 		}
@@ -77,11 +78,14 @@ func knownBad(curve elliptic.Curve, point []byte) bool {
 	return false
 }
 
-// badCoordinates is computed once and never written again.
-var badCoordinates = map[string][][]byte{
-	"P-256": coordinates(elliptic.P256(), "C9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721"),
-	"P-384": coordinates(elliptic.P384(), "6B9D3DAD2E1B8C1C05B19875B6659F4DE23C3B667BF297BA9AA47740787137D896D5724E4C70A825F872C9EA60D2EDF5"),
-}
+// badCoordinates is computed at the first use, for it takes longer than most commands,
+// and never written again.
+var badCoordinates = sync.OnceValue(func() map[string][][]byte {
+	return map[string][][]byte{
+		"P-256": coordinates(elliptic.P256(), "C9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721"),
+		"P-384": coordinates(elliptic.P384(), "6B9D3DAD2E1B8C1C05B19875B6659F4DE23C3B667BF297BA9AA47740787137D896D5724E4C70A825F872C9EA60D2EDF5"),
+	}
+})
 
 func coordinates(curve elliptic.Curve, published ...string) [][]byte {
 	size := (curve.Params().BitSize + 7) / 8

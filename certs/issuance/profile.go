@@ -71,3 +71,6 @@ func RootProfile() Profile {
 }
 
 func client() []x509.ExtKeyUsage { return []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }
+
+// Lifetime returns the lifetime of a certificate when none is asked for.
+func (p Profile) Lifetime() time.Duration { return p.valid }

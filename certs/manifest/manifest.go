@@ -98,8 +98,8 @@ func Sign(m Manifest, chain []*x509.Certificate, key crypto.Signer) ([]byte, err
 
 // Open verifies a manifest and returns it with the factory issuer that signed it. The
 // issuer must be a factory CA signed by one of roots, valid at now, and named as the
-// station the manifest names. Every entry's certificate is by that issuer's name and
-// key identifier; the signature on the manifest vouches for the entries' own.
+// station the manifest names. The entries' certificates are as the station wrote them:
+// the caller holds each against the issuer, and the trust domain against its own.
 func Open(data []byte, roots []*x509.Certificate, now time.Time) (Manifest, *x509.Certificate, error) {
 	var none Manifest
 	if len(data) > MaxSize {
@@ -107,7 +107,7 @@ func Open(data []byte, roots []*x509.Certificate, now time.Time) (Manifest, *x50
 	}
 	signed, err := jose.ParseSignedCompact(string(bytes.TrimSpace(data)), []jose.SignatureAlgorithm{jose.ES256, jose.ES384})
 	if err != nil {
-		return none, nil, fmt.Errorf("%w: it is not a signed manifest, or is cut short (%w)", ErrInvalid, err)
+		return none, nil, fmt.Errorf("%w: it is not a signed manifest, or is cut short (%.160w)", ErrInvalid, err) // err quotes whole headers
 	}
 	header := signed.Signatures[0].Protected
 	if typ, _ := header.ExtraHeaders[jose.HeaderType].(string); typ != mediaType {
@@ -158,7 +158,9 @@ func verifyIssuer(header jose.Header, roots []*x509.Certificate, now time.Time) 
 	for _, r := range roots {
 		pool.AddCert(r)
 	}
-	chains, err := header.Certificates(x509.VerifyOptions{Roots: pool, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	// No intermediates: x5c brings only the issuer, which a root itself must have signed. Through an intermediate an issuing
+	// CA could bring another of its own making, and path length 0 wouldn't hold it back: the last certificate doesn't count.
+	chains, err := header.Certificates(x509.VerifyOptions{Roots: pool, Intermediates: x509.NewCertPool(), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	if err != nil {
 		return nil, fmt.Errorf("%w: the station's issuing CA is not signed by this hub's root, or not valid now: %w", ErrInvalid, err)
 	}

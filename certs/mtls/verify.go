@@ -159,7 +159,11 @@ func (v *Verifier) VerifyCertificate(leaf *x509.Certificate, usage x509.ExtKeyUs
 	} else if now.Before(leaf.NotBefore) {
 		return refuse(ReasonNotYetValid, "the certificate is valid from %s; one of the two clocks is wrong", leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
-	_, err = leaf.Verify(x509.VerifyOptions{Roots: issuer.pool, CurrentTime: leaf.NotBefore, KeyUsages: []x509.ExtKeyUsage{usage}})
+	at := leaf.NotBefore
+	if at.Before(issuer.cert.NotBefore) { // a renewed authority vouches for what the same key signed before
+		at = issuer.cert.NotBefore
+	}
+	_, err = leaf.Verify(x509.VerifyOptions{Roots: issuer.pool, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{usage}})
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.IncompatibleUsage {
 		return refuse(ReasonUsage, "the certificate is not for this use (extended key usage)")
 	}
@@ -183,13 +187,19 @@ func unknownIssuer(leaf *x509.Certificate) error {
 }
 
 // issuer returns the trusted CA that claims to have signed leaf, by key identifier,
-// and did: the signature is what picks among several of one identifier.
+// and did: the signature is what picks among several of one identifier, and among those
+// of one key, which an authority and its renewal are, that it hadn't ended yet.
 func (s *snapshot) issuer(leaf *x509.Certificate) *anchor {
 	candidates := s.anchors[string(leaf.AuthorityKeyId)]
+	var signer *anchor
 	for i := range candidates {
-		if c := &candidates[i]; len(candidates) == 1 && string(leaf.RawIssuer) == string(c.cert.RawSubject) || leaf.CheckSignatureFrom(c.cert) == nil {
-			return c
+		c := &candidates[i]
+		if (len(candidates) > 1 || string(leaf.RawIssuer) != string(c.cert.RawSubject)) && leaf.CheckSignatureFrom(c.cert) != nil {
+			continue
+		}
+		if signer == nil || leaf.NotBefore.After(signer.cert.NotAfter) {
+			signer = c
 		}
 	}
-	return nil
+	return signer
 }

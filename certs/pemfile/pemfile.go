@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // maxFileSize bounds what is read: a chain of a hundred certificates has 100 kB.
@@ -183,7 +184,7 @@ func ReadCSR(path string) ([]byte, error) {
 }
 
 func read(path string) ([]*pem.Block, fs.FileMode, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe with no writer would hold us up
 	if err != nil {
 		return nil, 0, err // os.PathError names the file and what was tried
 	}
@@ -208,6 +209,9 @@ func read(path string) ([]*pem.Block, fs.FileMode, error) {
 	}
 	if len(blocks) == 0 {
 		return nil, 0, fmt.Errorf("%s is not a PEM file", path)
+	}
+	if begun := bytes.Count(data, []byte("-----BEGIN ")); begun != len(blocks) { // pem.Decode skips what it can't read
+		return nil, 0, fmt.Errorf("%s is damaged: of its %d PEM blocks only %d can be read", path, begun, len(blocks))
 	}
 	return blocks, info.Mode().Perm(), nil
 }

@@ -29,7 +29,7 @@ type Stage struct {
 // NewStage begins, creating dir (0700) where it is missing. A run that was killed
 // after its mark is finished first, and then counts as existing: ErrExists.
 func NewStage(dir string) (*Stage, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDir(dir); err != nil {
 		return nil, err
 	}
 	finished, err := Finish(dir)
@@ -49,7 +49,22 @@ func NewStage(dir string) (*Stage, error) {
 	return s, nil
 }
 
-// Finish completes an interrupted Commit in dir and reports whether there was one.
+// makeDir creates dir and the folders above it, as durably as the files in it will be.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return os.MkdirAll(dir, 0o700) // says why, if it is no folder
+	}
+	if err := makeDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return SyncDir(filepath.Dir(dir))
+}
+
+// Finish completes an interrupted Commit in dir and reports whether there was one. It
+// refuses, with ErrExists, to replace a file that was put there since.
 func Finish(dir string) (bool, error) {
 	if _, err := os.Stat(filepath.Join(dir, stageName, completeName)); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -79,8 +94,8 @@ func (s *Stage) Commit() error {
 		return err
 	}
 	for _, e := range entries {
-		if _, err := os.Lstat(filepath.Join(s.dir, e.Name())); err == nil {
-			return fmt.Errorf("%s %w and is never overwritten", filepath.Join(s.dir, e.Name()), ErrExists)
+		if err := s.vacant(e.Name()); err != nil {
+			return err
 		}
 		if e.IsDir() {
 			if err := SyncDir(s.Path(e.Name())); err != nil {
@@ -111,6 +126,9 @@ func (s *Stage) move() error {
 		if e.Name() == completeName {
 			continue
 		}
+		if err := s.vacant(e.Name()); err != nil {
+			return err
+		}
 		if err := os.Rename(s.Path(e.Name()), filepath.Join(s.dir, e.Name())); err != nil {
 			return err
 		}
@@ -122,4 +140,17 @@ func (s *Stage) move() error {
 		return err
 	}
 	return SyncDir(s.dir)
+}
+
+// vacant returns an error if the folder has something of that name.
+func (s *Stage) vacant(name string) error {
+	target := filepath.Join(s.dir, name)
+	switch _, err := os.Lstat(target); {
+	case err == nil:
+		return fmt.Errorf("%s %w and is never overwritten", target, ErrExists)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	default:
+		return err
+	}
 }
