@@ -1,0 +1,482 @@
+package fleet
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fleethub/fleethub/certs/certtest"
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/certs/manifest"
+	"github.com/fleethub/fleethub/certs/revocation"
+	"github.com/fleethub/fleethub/hub/boltstore"
+	"github.com/fleethub/fleethub/hub/registry"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var ann = Actor{Name: "spiffe://fleet.example/operator/ann", Address: "192.0.2.1:4711"}
+
+// sessions remembers who was disconnected and looks, at that moment, whether the
+// index already refuses them: a disconnect before that would let them come back.
+type sessions struct {
+	mu       sync.Mutex // guards what follows
+	fleet    *Fleet
+	live     map[string]int
+	calls    []string
+	tooEarly []string
+}
+
+func (s *sessions) Disconnect(_ context.Context, id, reason string) (int, time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, id+" "+reason)
+	if status, _ := s.fleet.Status(id); reason != "superseded" && status.State.MayConnect() {
+		s.tooEarly = append(s.tooEarly, id)
+	}
+	n := s.live[id]
+	delete(s.live, id)
+	if n == 0 {
+		return 0, time.Time{}
+	}
+	return n, time.Now()
+}
+
+// faulty is a store whose commits fail while broken is set.
+type faulty struct {
+	Store
+	broken bool
+}
+
+func (f *faulty) Commit(ctx context.Context, change registry.Change) error {
+	if f.broken {
+		return errors.New("no space left on device")
+	}
+	return f.Store.Commit(ctx, change)
+}
+
+// rig is a fleet over a real store and a throwaway PKI.
+type rig struct {
+	*Fleet
+	t        *testing.T
+	pki      *certtest.Fleet
+	store    *faulty
+	bolt     *boltstore.Store
+	path     string
+	sessions *sessions
+	number   uint64
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{t: t, pki: certtest.New(t), path: filepath.Join(t.TempDir(), "hub.db")}
+	r.open()
+	t.Cleanup(r.close)
+	return r
+}
+
+func (r *rig) open() {
+	r.t.Helper()
+	bolt, err := boltstore.Open(r.path)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.bolt, r.store, r.sessions = bolt, &faulty{Store: bolt}, &sessions{live: make(map[string]int)}
+	r.Fleet, err = Open(Config{
+		Store: r.store, Sessions: r.sessions, TrustDomain: certtest.TrustDomain,
+		Roots:         []*x509.Certificate{r.pki.Root.Certificate()},
+		Issuers:       func() []*x509.Certificate { return r.pki.Trust().Issuers },
+		FlushInterval: time.Millisecond,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.sessions.fleet = r.Fleet
+}
+
+func (r *rig) close() {
+	r.t.Helper()
+	if err := errors.Join(r.Fleet.Close(), r.bolt.Close()); err != nil {
+		r.t.Error(err)
+	}
+	if len(r.sessions.tooEarly) > 0 {
+		r.t.Errorf("disconnected before the index refused them: %v", r.sessions.tooEarly)
+	}
+}
+
+// restart is what a hub's restart does to the fleet.
+func (r *rig) restart() {
+	r.t.Helper()
+	r.close()
+	r.open()
+}
+
+func entryOf(c certtest.Credential) manifest.Entry {
+	return manifest.Entry{Certificate: c.Leaf.Raw, Model: "pi4", Labels: map[string]string{"line": "a"}, Protection: "software"}
+}
+
+// sign returns the station's next manifest.
+func (r *rig) sign(entries ...manifest.Entry) []byte {
+	r.t.Helper()
+	r.number++
+	return r.signAs(manifest.Manifest{TrustDomain: certtest.TrustDomain, Station: certtest.StationName, Number: r.number, CreatedAt: time.Now(), Devices: entries})
+}
+
+func (r *rig) signAs(m manifest.Manifest) []byte {
+	r.t.Helper()
+	data, err := manifest.Sign(m, []*x509.Certificate{r.pki.Factory.Certificate()}, r.pki.FactoryKey)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return data
+}
+
+// register makes devices known and returns their credentials.
+func (r *rig) register(ids ...string) []certtest.Credential {
+	r.t.Helper()
+	var entries []manifest.Entry
+	var credentials []certtest.Credential
+	for _, id := range ids {
+		c := r.pki.Device(id)
+		credentials, entries = append(credentials, c), append(entries, entryOf(c))
+	}
+	if _, err := r.Import(r.t.Context(), r.sign(entries...), ann); err != nil {
+		r.t.Fatal(err)
+	}
+	return credentials
+}
+
+func (r *rig) state(id string) registry.State {
+	r.t.Helper()
+	status, _ := r.Status(id)
+	d, err := r.Device(r.t.Context(), id)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if d.State != status.State {
+		r.t.Fatalf("%s is %s in the store and %s in the index", id, d.State, status.State)
+	}
+	return d.State
+}
+
+// log returns the whole audit log.
+func (r *rig) log() []registry.AuditRecord {
+	r.t.Helper()
+	records, err := r.Audit(r.t.Context(), 0, maxPage)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return records
+}
+
+// everything returns all that the store holds, to show that nothing changed.
+func (r *rig) devices() []registry.Device {
+	r.t.Helper()
+	page, err := r.Devices(r.t.Context(), "", maxPage)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return page.Devices
+}
+
+func TestRevokeIsDurableEffectiveAndDisconnects(t *testing.T) {
+	r := newRig(t)
+	c := r.register("pi-1", "pi-2")[0]
+	r.sessions.live["pi-1"] = 1
+	fingerprint, serial := identity.Fingerprint(c.Leaf), identity.SerialString(c.Leaf.SerialNumber)
+	if status, ok := r.Status("pi-1"); !ok || !status.Admits(fingerprint) || status.Labels["line"] != "a" || status.Model != "pi4" {
+		t.Fatalf("status before = %+v, %v", status, ok)
+	}
+
+	plan, err := r.PlanRevoke(t.Context(), "pi-1", revocation.KeyCompromise)
+	if err != nil || plan.Already || plan.State != registry.StateRegistered || !slices.Equal(plan.Serials, []string{serial}) || plan.Reason != "keyCompromise" {
+		t.Fatalf("plan = %+v, %v", plan, err)
+	}
+	if r.state("pi-1") != registry.StateRegistered || len(r.sessions.calls) != 0 || len(r.log()) != 2 {
+		t.Fatal("a plan changed something")
+	}
+
+	receipt, err := r.Revoke(t.Context(), "pi-1", revocation.KeyCompromise, ann)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if receipt.ID != "pi-1" || receipt.State != registry.StateRevoked || receipt.Already || receipt.Reason != "keyCompromise" ||
+		!slices.Equal(receipt.Serials, []string{serial}) || receipt.SessionsClosed != 1 {
+		t.Fatalf("receipt = %+v", receipt)
+	}
+	order := []time.Time{receipt.RequestedAt, receipt.DurableAt, receipt.EffectiveAt, receipt.LastSessionClosedAt}
+	if !slices.IsSortedFunc(order, time.Time.Compare) || receipt.RequestedAt.IsZero() {
+		t.Fatalf("the receipt's times are out of order: %v", order)
+	}
+	check := func() {
+		t.Helper()
+		if status, ok := r.Status("pi-1"); !ok || r.state("pi-1") != registry.StateRevoked || status.Admits(fingerprint) || len(status.Fingerprints) != 0 {
+			t.Fatalf("status after = %+v, %v", status, ok)
+		}
+		if r.state("pi-2") != registry.StateRegistered {
+			t.Fatal("another device was revoked, too")
+		}
+	}
+	check()
+	last := r.log()[2]
+	if last.Actor != ann.Name || last.Address != ann.Address || last.Action != "device.revoke" || last.Device != "pi-1" || last.Time.IsZero() ||
+		last.Before != registry.StateRegistered || last.After != registry.StateRevoked || last.Reason != "keyCompromise" || last.Outcome != registry.OutcomeDone {
+		t.Fatalf("audit record = %+v", last)
+	}
+	r.restart()
+	check()
+}
+
+func TestRevokingAgainReturnsTheFirstRevocation(t *testing.T) {
+	r := newRig(t)
+	r.register("pi-1")
+	first, err := r.Revoke(t.Context(), "pi-1", revocation.KeyCompromise, ann)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.sessions.live["pi-1"] = 1 // as if a crash had come before the disconnect
+	again, err := r.Revoke(t.Context(), "pi-1", revocation.Superseded, ann)
+	if err != nil || !again.Already || again.Reason != "keyCompromise" || !again.DurableAt.Equal(again.EffectiveAt) ||
+		again.DurableAt.After(first.DurableAt) || !slices.Equal(again.Serials, first.Serials) || again.SessionsClosed != 1 {
+		t.Fatalf("receipt = %+v, %v", again, err)
+	}
+	if plan, err := r.PlanRevoke(t.Context(), "pi-1", revocation.KeyCompromise); err != nil || !plan.Already || len(plan.Serials) != 0 {
+		t.Fatalf("plan = %+v, %v", plan, err)
+	}
+	if n := len(r.log()); n != 2 {
+		t.Fatalf("%d audit records, want 2", n)
+	}
+}
+
+func TestSuspendAndResume(t *testing.T) {
+	r := newRig(t)
+	c := r.register("pi-1")[0]
+	fingerprint := identity.Fingerprint(c.Leaf)
+	r.sessions.live["pi-1"] = 2
+	receipt, err := r.Suspend(t.Context(), "pi-1", "lost on site", ann)
+	if err != nil || receipt.SessionsClosed != 2 || receipt.State != registry.StateSuspended || len(receipt.Serials) != 0 {
+		t.Fatalf("receipt = %+v, %v", receipt, err)
+	}
+	r.restart()
+	if status, _ := r.Status("pi-1"); r.state("pi-1") != registry.StateSuspended || status.Admits(fingerprint) {
+		t.Fatalf("status = %+v", status)
+	}
+	if again, err := r.Suspend(t.Context(), "pi-1", "once more", ann); err != nil || !again.Already || again.Reason != "lost on site" {
+		t.Fatalf("receipt = %+v, %v", again, err)
+	}
+	if d, err := r.Resume(t.Context(), "pi-1", "found", ann); err != nil || d.State != registry.StateRegistered || d.Reason != "" {
+		t.Fatalf("device = %+v, %v", d, err)
+	}
+	if status, _ := r.Status("pi-1"); !status.Admits(fingerprint) {
+		t.Fatalf("status = %+v", status)
+	}
+	log := r.log()
+	if last := log[len(log)-1]; last.Action != "device.resume" || last.Before != registry.StateSuspended || last.After != registry.StateRegistered || last.Reason != "found" {
+		t.Fatalf("audit record = %+v", last)
+	}
+}
+
+func TestRefusedVerbsChangeNothingAndAreAudited(t *testing.T) {
+	r := newRig(t)
+	r.register("pi-1", "pi-2")
+	if _, err := r.Revoke(t.Context(), "pi-1", revocation.KeyCompromise, ann); err != nil {
+		t.Fatal(err)
+	}
+	verbs := map[string]func(id string) error{
+		"device.revoke": func(id string) error {
+			_, err := r.Revoke(t.Context(), id, revocation.KeyCompromise, ann)
+			return err
+		},
+		"device.suspend": func(id string) error { _, err := r.Suspend(t.Context(), id, "", ann); return err },
+		"device.resume":  func(id string) error { _, err := r.Resume(t.Context(), id, "", ann); return err },
+	}
+	for _, tt := range []struct {
+		action, id string
+		want       error
+	}{
+		{"device.revoke", "nobody", ErrUnknownDevice},
+		{"device.suspend", "nobody", ErrUnknownDevice},
+		{"device.resume", "nobody", ErrUnknownDevice},
+		{"device.resume", "../pi-1", ErrUnknownDevice},
+		{"device.suspend", "pi-1", registry.ErrTransition},
+		{"device.resume", "pi-1", registry.ErrTransition},
+		{"device.resume", "pi-2", registry.ErrTransition},
+	} {
+		before, log := r.devices(), len(r.log())
+		if err := verbs[tt.action](tt.id); !errors.Is(err, tt.want) {
+			t.Errorf("%s %s: error = %v, want %v", tt.action, tt.id, err, tt.want)
+		}
+		if !reflect.DeepEqual(r.devices(), before) {
+			t.Errorf("%s %s changed a record", tt.action, tt.id)
+		}
+		records := r.log()
+		if last := records[len(records)-1]; len(records) != log+1 || last.Outcome != registry.OutcomeRefused || last.Action != tt.action || last.Device != tt.id || last.Detail == "" {
+			t.Errorf("%s %s: audit record = %+v", tt.action, tt.id, last)
+		}
+	}
+	for _, reason := range []string{"two\nlines", "\xff", string(make([]byte, 1000))} {
+		if _, err := r.Suspend(t.Context(), "pi-2", reason, ann); !errors.Is(err, ErrText) {
+			t.Errorf("reason %.10q: error = %v", reason, err)
+		}
+	}
+	if _, err := r.PlanRevoke(t.Context(), "nobody", 0); !errors.Is(err, ErrUnknownDevice) {
+		t.Errorf("plan: error = %v", err)
+	}
+}
+
+func TestCutOffHoldsInMemoryWhileTheDiskIsFull(t *testing.T) {
+	for _, verb := range []struct {
+		name  string
+		state registry.State
+		do    func(*rig) (Receipt, error)
+	}{
+		{"revoke", registry.StateRevoked, func(r *rig) (Receipt, error) {
+			return r.Revoke(t.Context(), "pi-1", revocation.KeyCompromise, ann)
+		}},
+		{"suspend", registry.StateSuspended, func(r *rig) (Receipt, error) { return r.Suspend(t.Context(), "pi-1", "", ann) }},
+	} {
+		t.Run(verb.name, func(t *testing.T) {
+			r := newRig(t)
+			r.register("pi-1")
+			r.sessions.live["pi-1"] = 1
+			r.store.broken = true
+			if _, err := verb.do(r); !errors.Is(err, ErrNotDurable) {
+				t.Fatalf("error = %v, want ErrNotDurable", err)
+			}
+			if status, _ := r.Status("pi-1"); status.State != verb.state {
+				t.Fatalf("status = %+v", status)
+			}
+			if len(r.sessions.live) != 0 {
+				t.Fatal("the session is still open")
+			}
+			// Nothing else lifts the block: not a late sighting, not an import.
+			r.store.broken = false
+			if err := r.flush(map[string]time.Time{"pi-1": time.Now()}); err != nil {
+				t.Fatal(err)
+			}
+			if status, _ := r.Status("pi-1"); status.State != verb.state {
+				t.Fatalf("a sighting made it %+v", status)
+			}
+			if receipt, err := verb.do(r); err != nil || receipt.Already {
+				t.Fatalf("receipt = %+v, %v", receipt, err)
+			}
+			if r.state("pi-1") != verb.state {
+				t.Fatal("it isn't durable after the second try")
+			}
+		})
+	}
+}
+
+func TestImportThatCannotBeStoredRegistersNobody(t *testing.T) {
+	r := newRig(t)
+	data := r.sign(entryOf(r.pki.Device("pi-1")))
+	r.store.broken = true
+	if _, err := r.Import(t.Context(), data, ann); err == nil || errors.Is(err, ErrRejected) {
+		t.Fatalf("error = %v", err)
+	}
+	if _, known := r.Status("pi-1"); known {
+		t.Fatal("the index knows a device that the store doesn't")
+	}
+	r.store.broken = false
+	if report, err := r.Import(t.Context(), data, ann); err != nil || report.Registered != 1 {
+		t.Fatalf("report = %+v, %v", report, err)
+	}
+}
+
+func TestVerbsGiveUpWhenTheirContextEnds(t *testing.T) {
+	r := newRig(t)
+	r.register("pi-1")
+	data := r.sign(entryOf(r.pki.Device("pi-2")))
+	r.turn <- struct{}{} // somebody writes and doesn't come back
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.Revoke(ctx, "pi-1", revocation.KeyCompromise, ann); !errors.Is(err, context.Canceled) {
+		t.Errorf("revoke: error = %v", err)
+	}
+	if _, err := r.Import(ctx, data, ann); !errors.Is(err, context.Canceled) {
+		t.Errorf("import: error = %v", err)
+	}
+	if status, ok := r.Status("pi-1"); !ok || status.State != registry.StateRegistered {
+		t.Errorf("status = %+v", status)
+	}
+	<-r.turn
+}
+
+func TestPagesListEveryDeviceOnce(t *testing.T) {
+	r := newRig(t)
+	r.register("a", "b", "c", "d", "e")
+	var ids []string
+	for after := ""; ; {
+		page, err := r.Devices(t.Context(), after, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range page.Devices {
+			ids = append(ids, d.ID)
+		}
+		if after = page.Next; after == "" {
+			break
+		}
+	}
+	if !slices.Equal(ids, []string{"a", "b", "c", "d", "e"}) {
+		t.Fatalf("pages list %v", ids)
+	}
+}
+
+func TestOpenRefusesAnIncompleteConfigAndAnUnreadableStore(t *testing.T) {
+	pki := certtest.New(t)
+	bolt, err := boltstore.Open(filepath.Join(t.TempDir(), "hub.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := Config{Store: bolt, Sessions: &sessions{}, TrustDomain: certtest.TrustDomain, Roots: []*x509.Certificate{pki.Root.Certificate()}}
+	for name, spoil := range map[string]func(*Config){
+		"store":        func(c *Config) { c.Store = nil },
+		"sessions":     func(c *Config) { c.Sessions = nil },
+		"trust domain": func(c *Config) { c.TrustDomain = "" },
+		"roots":        func(c *Config) { c.Roots = nil },
+	} {
+		config := good
+		spoil(&config)
+		if _, err := Open(config); err == nil {
+			t.Errorf("opened without %s", name)
+		}
+	}
+	bolt.Close()
+	if _, err := Open(good); err == nil {
+		t.Error("opened on a store that can't be read")
+	}
+}
+
+// TestConcurrentUse is for the race detector: every verb and look-up at once.
+func TestConcurrentUse(t *testing.T) {
+	r := newRig(t)
+	r.register("pi-1", "pi-2")
+	var users sync.WaitGroup
+	for range 4 {
+		users.Go(func() {
+			for range 10 {
+				r.Seen("pi-1", time.Now())
+				r.Status("pi-1")
+				r.Suspend(t.Context(), "pi-1", "", ann)
+				r.Resume(t.Context(), "pi-1", "", ann)
+				r.Devices(t.Context(), "", 0)
+				r.PlanRevoke(t.Context(), "pi-2", 0)
+			}
+		})
+	}
+	users.Wait()
+	if _, err := r.Resume(t.Context(), "pi-1", "", ann); err != nil && !errors.Is(err, registry.ErrTransition) {
+		t.Fatal(err)
+	}
+	if !r.state("pi-1").MayConnect() {
+		t.Fatal("the device is not back")
+	}
+}
