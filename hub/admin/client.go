@@ -1,0 +1,294 @@
+package admin
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/certs/revocation"
+	"github.com/fleethub/fleethub/hub/fleet"
+)
+
+// The kinds of error that a caller of the client tells apart. Other errors are
+// failures of the request itself.
+var (
+	ErrUnreachable = errors.New("no hub answers")
+	ErrDenied      = errors.New("denied")
+	ErrNotFound    = errors.New("not found")
+)
+
+// Timeouts of the client.
+const (
+	dialTimeout    = 5 * time.Second
+	requestTimeout = 30 * time.Second
+	importTimeout  = readTimeout + writeTimeout
+	silenceTimeout = 60 * time.Second // of a watch: four heartbeats
+)
+
+// Limits of what the client reads.
+const (
+	maxAnswer = 64 << 20
+	maxLine   = 16 << 20
+)
+
+// Client talks to a hub's API with an operator's credentials. It is safe for
+// concurrent use.
+type Client struct {
+	base    string
+	http    *http.Client
+	silence time.Duration
+}
+
+// NewClient returns a client of the hub at an URL such as https://hub.example:8443. It
+// connects at the first request.
+func NewClient(baseURL string, credentials mtls.Credentials) (*Client, error) {
+	u, err := url.Parse(baseURL)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
+		return nil, fmt.Errorf("the hub's URL %.200q is not of the form https://HOST:PORT", baseURL)
+	}
+	transport := &http.Transport{
+		Proxy:       http.ProxyFromEnvironment,
+		DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig: mtls.ClientConfig(mtls.ClientOptions{
+			Certificate: credentials.Certificate, Roots: credentials.Roots, ServerName: u.Hostname(),
+		}),
+		TLSHandshakeTimeout:    2 * dialTimeout,
+		ResponseHeaderTimeout:  writeTimeout,
+		IdleConnTimeout:        requestTimeout,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+	}
+	return &Client{
+		base:    "https://" + u.Host,
+		silence: silenceTimeout,
+		http: &http.Client{
+			Transport:     transport,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}, nil
+}
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Devices returns a page of devices after an ID. A limit of 0 is the hub's default.
+func (c *Client) Devices(ctx context.Context, after string, limit int) (DevicePage, error) {
+	query := url.Values{}
+	if after != "" {
+		query.Set("after", after)
+	}
+	if limit > 0 {
+		query.Set("limit", strconv.Itoa(limit))
+	}
+	return get[DevicePage](ctx, c, "/v1/devices", query)
+}
+
+// Device returns one device, or an error that matches ErrNotFound.
+func (c *Client) Device(ctx context.Context, id string) (Device, error) {
+	return get[Device](ctx, c, devicePath(id, ""), nil)
+}
+
+// Suspend cuts a device off until Resume.
+func (c *Client) Suspend(ctx context.Context, id, reason string) (fleet.Receipt, error) {
+	return post[fleet.Receipt](ctx, c, devicePath(id, "/suspend"), change{Reason: reason})
+}
+
+// Resume lifts a suspension.
+func (c *Client) Resume(ctx context.Context, id, reason string) (Device, error) {
+	return post[Device](ctx, c, devicePath(id, "/resume"), change{Reason: reason})
+}
+
+// PlanRevoke returns what Revoke would do, and changes nothing.
+func (c *Client) PlanRevoke(ctx context.Context, id string, reason revocation.Reason) (RevokePlan, error) {
+	answer, err := post[Revocation](ctx, c, devicePath(id, "/revoke"), change{Reason: reason.String()})
+	if err == nil && answer.Plan == nil {
+		err = fmt.Errorf("the hub at %s answered without a plan", c.base)
+	}
+	if err != nil {
+		return RevokePlan{}, err
+	}
+	return *answer.Plan, nil
+}
+
+// Revoke cuts a device off for good.
+func (c *Client) Revoke(ctx context.Context, id string, reason revocation.Reason) (fleet.Receipt, error) {
+	answer, err := post[Revocation](ctx, c, devicePath(id, "/revoke"), change{Reason: reason.String(), Confirm: true})
+	if err == nil && answer.Receipt == nil {
+		err = fmt.Errorf("the hub at %s answered without a receipt", c.base)
+	}
+	if err != nil {
+		return fleet.Receipt{}, err
+	}
+	return *answer.Receipt, nil
+}
+
+// Import sends a signed manifest.
+func (c *Client) Import(ctx context.Context, manifest []byte) (fleet.ImportReport, error) {
+	return exchange[fleet.ImportReport](ctx, c, call{
+		method: http.MethodPost, path: "/v1/manifests", body: manifest, contentType: ManifestMediaType, timeout: importTimeout,
+	})
+}
+
+// Audit returns a page of the audit log after a record number.
+func (c *Client) Audit(ctx context.Context, after uint64, limit int) (AuditPage, error) {
+	query := url.Values{"after": {strconv.FormatUint(after, 10)}, "limit": {strconv.Itoa(max(limit, 0))}}
+	return get[AuditPage](ctx, c, "/v1/audit", query)
+}
+
+// Watch calls deliver for each message that matches the topic filter, until it
+// returns an error, which Watch returns, or ctx ends, or the hub goes silent or away.
+// It never returns nil.
+func (c *Client) Watch(ctx context.Context, filter string, deliver func(Message) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := fmt.Errorf("%w at %s: it went silent", ErrUnreachable, c.base)
+	alarm := time.AfterFunc(c.silence, func() { cancel(silent) })
+	defer alarm.Stop()
+	response, err := c.send(ctx, call{method: http.MethodGet, path: "/v1/watch", query: url.Values{"filter": {filter}}})
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	lines := bufio.NewScanner(response.Body)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		alarm.Reset(c.silence)
+		var e event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return fmt.Errorf("the hub at %s sent a line that is no event: %w", c.base, err)
+		}
+		if e.Error != "" {
+			return fmt.Errorf("the hub at %s ended the stream: %s", c.base, e.Error)
+		}
+		if e.Message == nil {
+			continue
+		}
+		if err := deliver(*e.Message); err != nil {
+			return err
+		}
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("%w any more at %s: %w", ErrUnreachable, c.base, err)
+	}
+	return fmt.Errorf("%w any more at %s: it closed the stream", ErrUnreachable, c.base)
+}
+
+func devicePath(id, verb string) string { return "/v1/devices/" + url.PathEscape(id) + verb }
+
+// call is one request.
+type call struct {
+	method, path string
+	query        url.Values
+	body         []byte
+	contentType  string
+	timeout      time.Duration
+}
+
+func get[T any](ctx context.Context, c *Client, path string, query url.Values) (T, error) {
+	return exchange[T](ctx, c, call{method: http.MethodGet, path: path, query: query, timeout: requestTimeout})
+}
+
+func post[T any](ctx context.Context, c *Client, path string, body any) (T, error) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return exchange[T](ctx, c, call{method: http.MethodPost, path: path, body: data, contentType: "application/json", timeout: requestTimeout})
+}
+
+func exchange[T any](ctx context.Context, c *Client, request call) (T, error) {
+	var answer T
+	ctx, cancel := context.WithTimeout(ctx, request.timeout)
+	defer cancel()
+	response, err := c.send(ctx, request)
+	if err != nil {
+		return answer, err
+	}
+	defer response.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(&answer); err != nil {
+		return answer, fmt.Errorf("the answer of the hub at %s can't be read: %w", c.base, err)
+	}
+	return answer, nil
+}
+
+// send returns the response if it is a success; the caller closes its body.
+//
+// A connection that was cut is tried once more, since every verb may be repeated: in
+// TLS 1.3 a hub that refuses our certificate closes while we write the request, and
+// the write may fail before the alert that says why is read.
+func (c *Client) send(ctx context.Context, r call) (*http.Response, error) {
+	response, err := c.roundTrip(ctx, r)
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) {
+		response, err = c.roundTrip(ctx, r)
+	}
+	if err != nil {
+		return nil, c.explain(ctx, err)
+	}
+	if response.StatusCode == http.StatusOK {
+		return response, nil
+	}
+	defer response.Body.Close()
+	var p Problem
+	media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
+	if media == problemMediaType && json.NewDecoder(io.LimitReader(response.Body, maxBody)).Decode(&p) == nil && p.Detail != "" {
+		p.Status = response.StatusCode
+		return nil, &p
+	}
+	return nil, fmt.Errorf("%s answered %s, not as a hub does; name the hub's HTTPS address with --hub", c.base, response.Status)
+}
+
+func (c *Client) roundTrip(ctx context.Context, r call) (*http.Response, error) {
+	target := c.base + r.path
+	if len(r.query) > 0 {
+		target += "?" + r.query.Encode()
+	}
+	request, err := http.NewRequestWithContext(ctx, r.method, target, bytes.NewReader(r.body))
+	if err != nil {
+		return nil, err
+	}
+	if r.contentType != "" {
+		request.Header.Set("Content-Type", r.contentType)
+	}
+	return c.http.Do(request)
+}
+
+// explain turns a transport's error into one sentence of the right kind.
+func (c *Client) explain(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
+		return cause
+	}
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err
+	}
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" { // a TLS alert
+		return fmt.Errorf("%w: the hub at %s refused this operator certificate (%w); its log says why", ErrDenied, c.base, e.Err)
+	}
+	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		if invalid, ok := errors.AsType[x509.CertificateInvalidError](e.Err); ok && invalid.Reason == x509.Expired {
+			return fmt.Errorf("the server certificate of the hub at %s is expired or not yet valid, or this machine's clock is wrong: %w", c.base, e.Err)
+		}
+		return fmt.Errorf("the server at %s is not this fleet's hub, or not under that name: %w", c.base, e.Err)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w at %s in time", ErrUnreachable, c.base)
+	}
+	return fmt.Errorf("%w at %s (%w); start it with `hub serve --dir DIR` or name another with --hub", ErrUnreachable, c.base, err)
+}

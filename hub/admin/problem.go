@@ -1,0 +1,84 @@
+package admin
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/fleethub/fleethub/hub/fleet"
+	"github.com/fleethub/fleethub/hub/registry"
+)
+
+const problemMediaType = "application/problem+json"
+
+// problemType begins the type URI of our problems; a code follows.
+const problemType = "urn:fleethub:problem:"
+
+// Codes that the client tells apart.
+const (
+	codeDenied        = "denied"
+	codeUnknownDevice = "unknown-device"
+)
+
+// Problem is an error as the API reports it, RFC 9457. It is also the error that the
+// client returns for it.
+type Problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+}
+
+// Error returns the detail: one sentence for a person.
+func (p *Problem) Error() string { return p.Detail }
+
+// Is matches ErrDenied and ErrNotFound.
+func (p *Problem) Is(target error) bool {
+	switch target {
+	case ErrDenied:
+		return p.Status == http.StatusForbidden || p.Status == http.StatusUnauthorized
+	case ErrNotFound:
+		return p.Type == problemType+codeUnknownDevice
+	}
+	return false
+}
+
+func problem(status int, code, detail string) *Problem {
+	return &Problem{Type: problemType + code, Title: http.StatusText(status), Status: status, Detail: detail}
+}
+
+// problemOf translates the errors of fleet, here and nowhere else.
+func problemOf(err error) *Problem {
+	var p *Problem
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.Is(err, fleet.ErrUnknownDevice):
+		return problem(http.StatusNotFound, codeUnknownDevice, err.Error())
+	case errors.Is(err, registry.ErrTransition):
+		return problem(http.StatusConflict, "transition", err.Error())
+	case errors.Is(err, fleet.ErrRejected):
+		return problem(http.StatusUnprocessableEntity, "manifest", err.Error())
+	case errors.Is(err, fleet.ErrText):
+		return problem(http.StatusBadRequest, "invalid", err.Error())
+	case errors.Is(err, fleet.ErrNotDurable):
+		return problem(http.StatusInternalServerError, "not-durable", err.Error())
+	default:
+		return problem(http.StatusInternalServerError, "internal", err.Error())
+	}
+}
+
+func writeProblem(w http.ResponseWriter, p *Problem) {
+	w.Header().Set("Content-Type", problemMediaType)
+	w.WriteHeader(p.Status)
+	json.NewEncoder(w).Encode(p) // a client that is gone needs no answer
+}
+
+// fail answers with err and logs it if it is the hub's own fault.
+func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
+	p := problemOf(err)
+	if p.Status >= http.StatusInternalServerError {
+		a.config.Log.Error("API request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	}
+	writeProblem(w, p)
+}
