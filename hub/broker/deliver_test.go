@@ -1,0 +1,259 @@
+package broker
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/hub/listener"
+	"github.com/fleethub/fleethub/hub/protocol"
+	"github.com/fleethub/fleethub/hub/registry"
+)
+
+// TestOfflineQueueKeepsItsOrder: mochi sorts it by seconds.
+func TestOfflineQueueKeepsItsOrder(t *testing.T) {
+	h := startHub(t)
+	c := h.device("pi-1")
+	device := h.online(c, persistent)
+	device.subscribe(1, 1, "d/pi-1/cmd/#")
+	device.disconnect()
+	until(t, "the device is gone", func() bool { _, live := h.Live("pi-1"); return !live })
+
+	service := h.online(h.pki.Service("backend"))
+	const n = 300
+	for i := 1; i <= n; i++ {
+		service.publish("d/pi-1/cmd/step/1", fmt.Sprint(i), 1, uint16(i))
+		service.expect(packets.Puback)
+	}
+	device = h.mustDial(c)
+	if ack := device.mustConnect("pi-1", persistent); !ack.SessionPresent {
+		t.Fatal("no session")
+	}
+	service.publish("d/pi-1/cmd/step/1", fmt.Sprint(n+1), 1, 1)
+	for i := 1; i <= n+1; i++ {
+		pk := device.expect(packets.Publish)
+		if string(pk.Payload) != fmt.Sprint(i) {
+			t.Fatalf("message %d came in place %d", i, i)
+		}
+		must(t, device.send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: pk.PacketID}))
+	}
+}
+
+// TestStoredSessionPassesPolicyAgain: the device has lost its label while it
+// was away, and must not get what was queued for that label.
+func TestStoredSessionPassesPolicyAgain(t *testing.T) {
+	h := startHub(t)
+	c := h.device("pi-1", "site", "north")
+	device := h.online(c, persistent)
+	device.subscribe(1, 1, "g/site=north/cmd/#", "d/pi-1/cmd/#")
+	device.disconnect()
+	until(t, "the device is gone", func() bool { _, live := h.Live("pi-1"); return !live })
+	service := h.online(h.pki.Service("backend"))
+	service.publish("g/site=north/cmd/x/1", "for the north", 1, 1)
+	service.expect(packets.Puback)
+	service.publish("d/pi-1/cmd/x/1", "for pi-1", 1, 2)
+	service.expect(packets.Puback)
+	h.devices.set("pi-1", func(s *registry.Status) { s.Labels = nil })
+
+	device = h.online(c, persistent)
+	if pk := device.expect(packets.Publish); string(pk.Payload) != "for pi-1" {
+		t.Errorf("got %q", pk.Payload)
+	}
+	cl, _ := h.mqtt.Clients.Get(sessionKey(identity.RoleDevice, "pi-1"))
+	if _, ok := cl.State.Subscriptions.Get("g/site=north/cmd/#"); ok {
+		t.Error("the subscription survived the label")
+	}
+}
+
+func TestCleanStartDropsTheStoredSession(t *testing.T) {
+	h := startHub(t)
+	c := h.device("pi-1")
+	device := h.online(c, persistent)
+	device.subscribe(1, 1, "d/pi-1/cmd/#")
+	device.disconnect()
+	until(t, "the device is gone", func() bool { _, live := h.Live("pi-1"); return !live })
+	service := h.online(h.pki.Service("backend"))
+	service.publish("d/pi-1/cmd/x/1", "old", 1, 1)
+	service.expect(packets.Puback)
+	device = h.mustDial(c)
+	if ack := device.mustConnect("pi-1"); ack.SessionPresent {
+		t.Error("session present after a clean start")
+	}
+	service.publish("d/pi-1/cmd/x/1", "new", 1, 2)
+	service.expect(packets.Puback)
+	device.alive() // and nothing before it
+}
+
+// TestExpiredSessionLeavesNothing: mochi keeps its subscriptions.
+func TestExpiredSessionLeavesNothing(t *testing.T) {
+	h := startHub(t)
+	device := h.online(h.device("pi-1"), v5, sessionExpiry(1))
+	device.subscribe(1, 1, "d/pi-1/cmd/#")
+	device.disconnect()
+	until(t, "the session is removed", func() bool { return h.Stats().Sessions == 0 })
+	if n := len(h.mqtt.Topics.Subscribers("d/pi-1/cmd/x/1").Subscriptions); n != 0 {
+		t.Errorf("%d subscriptions are left", n)
+	}
+	if _, ok := h.mqtt.Clients.Get(sessionKey(identity.RoleDevice, "pi-1")); ok {
+		t.Error("mochi still knows the client")
+	}
+}
+
+func TestReceiveMaximumIsKept(t *testing.T) {
+	h := startHub(t)
+	c := h.device("pi-1")
+	limit := func(pk *packets.Packet) { pk.Properties.ReceiveMaximum = 3 }
+	device := h.online(c, v5, sessionExpiry(60), limit)
+	device.subscribe(1, 1, "d/pi-1/cmd/#")
+	service := h.online(h.pki.Service("backend"))
+	const n = 20
+	send := func(from, to int) {
+		for i := from; i <= to; i++ {
+			service.publish("d/pi-1/cmd/step/1", fmt.Sprint(i), 1, uint16(i))
+			service.expect(packets.Puback)
+		}
+	}
+	receive := func(w *wire, from, to int) {
+		t.Helper()
+		var unacknowledged []uint16
+		for i := from; i <= to; i++ {
+			pk := w.expect(packets.Publish)
+			if string(pk.Payload) != fmt.Sprint(i) {
+				t.Fatalf("got %q, want %d", pk.Payload, i)
+			}
+			unacknowledged = append(unacknowledged, pk.PacketID)
+			if len(unacknowledged) == 3 {
+				w.alive() // no fourth message comes before the pong
+				for _, id := range unacknowledged {
+					must(t, w.send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: id}))
+				}
+				unacknowledged = nil
+			}
+		}
+	}
+	send(1, n)
+	receive(device, 1, 18)
+	// What was held goes on after a reconnect, in order and within the limit.
+	device.hangUp()
+	until(t, "the device is gone", func() bool { _, live := h.Live("pi-1"); return !live })
+	send(n+1, 2*n)
+	device = h.online(c, v5, persistent, sessionExpiry(60), limit)
+	receive(device, 19, 2*n)
+}
+
+func TestManyRetainedMessagesArriveAtOnce(t *testing.T) {
+	h := startHub(t)
+	const n = 5000
+	for i := range n {
+		must(t, h.mqtt.Publish(protocol.Presence(fmt.Sprintf("pi-%d", i)), []byte(strings.Repeat("x", 100)), true, 1))
+	}
+	for _, qos := range []byte{0, 1} {
+		service := h.online(h.pki.Service("backend"), v5, func(pk *packets.Packet) { pk.Properties.ReceiveMaximum = 20 })
+		service.subscribe(1, qos, "presence/#")
+		got := make(map[string]bool)
+		for len(got) < n {
+			pk := service.expect(packets.Publish)
+			if !pk.FixedHeader.Retain || pk.FixedHeader.Qos != qos {
+				t.Fatalf("retain %v, QoS %d", pk.FixedHeader.Retain, pk.FixedHeader.Qos)
+			}
+			if qos == 1 {
+				must(t, service.send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: pk.PacketID}))
+			}
+			got[pk.TopicName] = true
+		}
+		service.alive() // and nothing twice
+	}
+}
+
+// TestBurstFromManyDevices has one service take what a fleet sends at once.
+func TestBurstFromManyDevices(t *testing.T) {
+	h := startHub(t)
+	service := h.online(h.pki.Service("backend"))
+	service.subscribe(1, 1, "d/+/tele/#")
+	const senders, each = 20, 50
+	var all sync.WaitGroup
+	for i := range senders {
+		w := h.online(h.device(fmt.Sprintf("pi-%d", i)))
+		all.Go(func() {
+			for n := 1; n <= each; n++ {
+				data, _ := encode(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, TopicName: fmt.Sprintf("d/pi-%d/tele/x", i), Payload: []byte("x"), PacketID: uint16(n)})
+				if _, err := w.conn.Write(data); err != nil {
+					t.Error(err)
+				}
+			}
+			for range each {
+				if pk, err := w.read(); err != nil || pk.FixedHeader.Type != packets.Puback {
+					t.Errorf("packet type %d: %v", pk.FixedHeader.Type, err)
+					return
+				}
+			}
+		})
+	}
+	for range senders * each {
+		pk := service.expect(packets.Publish)
+		must(t, service.send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: pk.PacketID}))
+	}
+	all.Wait()
+}
+
+// TestSubscriberThatStopsReadingHarmsNobody: it is cut when it lags too far,
+// publishers never wait for it, and until then it can be disconnected at once.
+func TestSubscriberThatStopsReadingHarmsNobody(t *testing.T) {
+	h := startHub(t)
+	service := h.online(h.pki.Service("backend"))
+	other := h.online(h.pki.Service("other"))
+	other.subscribe(1, 0, "presence/#")
+	device := h.online(h.device("pi-1"))
+	device.subscribe(1, 1, "d/pi-1/cmd/#")
+	must(t, device.conn.NetConn().(*net.TCPConn).SetReadBuffer(4096))
+	payload := strings.Repeat("x", 60_000)
+	other.presence("pi-1")
+	for i := 1; ; i++ {
+		service.publish("d/pi-1/cmd/fill/1", payload, 1, uint16(i))
+		service.expect(packets.Puback)
+		if _, live := h.Live("pi-1"); !live {
+			break
+		}
+		if i > 2000 {
+			t.Fatal("120 MB later the reader that doesn't read is still connected")
+		}
+	}
+	if s := other.presence("pi-1"); s.Online {
+		t.Errorf("presence %+v", s)
+	}
+}
+
+func TestDisconnectDoesNotWaitForThePeer(t *testing.T) {
+	h := startHub(t, func(_ *Config, l *listener.Config) { l.WriteTimeout = time.Hour })
+	service := h.online(h.pki.Service("backend"))
+	device := h.online(h.device("pi-1"), v5)
+	device.subscribe(1, 0, "d/pi-1/cmd/#")
+	must(t, device.conn.NetConn().(*net.TCPConn).SetReadBuffer(4096))
+	payload := strings.Repeat("x", 60_000)
+	for i := 1; i <= 100; i++ { // more than both kernels' buffers take, less than the hub's limit cuts for
+		service.publish("d/pi-1/cmd/fill/1", payload, 1, uint16(i))
+		service.expect(packets.Puback)
+		if _, live := h.Live("pi-1"); !live {
+			break
+		}
+	}
+	closed := make(chan int, 1)
+	go func() {
+		n, _ := h.cutOff("pi-1", registry.StateRevoked)
+		closed <- n
+	}()
+	select {
+	case <-closed:
+	case <-time.After(patience):
+		t.Fatal("Disconnect waits for a peer that doesn't read")
+	}
+	if _, live := h.Live("pi-1"); live {
+		t.Error("the device is still connected")
+	}
+}

@@ -1,0 +1,49 @@
+package broker
+
+import (
+	"encoding/json"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/hub/protocol"
+)
+
+// announce publishes the retained presence of a device. The connection owns its
+// seat while it does, so what is retained is the newest. When the hub stops,
+// there is nobody left to tell, and nothing is.
+func (b *Broker) announce(c *client, online bool, reason string) {
+	if c.peer.Identity.Role != identity.RoleDevice || reason == protocol.ReasonShutdown {
+		return
+	}
+	status := protocol.PresenceStatus{Online: online, Reason: reason, Since: b.config.Now().UTC(), Address: c.remote.String()}
+	payload, err := json.Marshal(status)
+	if err == nil {
+		err = b.mqtt.Publish(protocol.Presence(c.peer.Identity.ID), payload, true, 1)
+	}
+	if err != nil {
+		b.log.Error("presence could not be published", "id", c.peer.Identity.ID, "error", err)
+	}
+}
+
+// publishWill publishes the will of a connection that mochi gave up on.
+func (b *Broker) publishWill(c *client) {
+	will := c.mochi.Properties.Will
+	if will.Flag == 0 || !c.mayPublishWill(will.TopicName) {
+		return
+	}
+	pk := packets.Packet{
+		FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: will.Qos, Retain: will.Retain},
+		TopicName:   will.TopicName,
+		Payload:     will.Payload,
+		PacketID:    uint16(will.Qos), // mochi wants one and does nothing with it
+		Properties:  packets.Properties{User: will.User},
+	}
+	inline, ok := b.mqtt.Clients.Get("inline")
+	if !ok {
+		return
+	}
+	if err := b.mqtt.InjectPacket(inline, pk); err != nil {
+		b.log.Error("will could not be published", "id", c.peer.Identity.ID, "error", err)
+	}
+}

@@ -1,0 +1,283 @@
+package listener
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/fleethub/fleethub/certs/mtls"
+)
+
+// ErrSlowPeer is the error of a write to a peer that lags too far behind.
+var ErrSlowPeer = errors.New("the peer reads too slowly: its write buffer is full")
+
+// Conn is an accepted connection whose peer is known. It is a net.Conn with
+// three differences. Write never blocks: it hands the bytes to a buffer that a
+// short-lived goroutine empties, one TLS record for what has gathered; a peer
+// that falls WriteBuffer bytes behind, or takes nothing for WriteTimeout, is
+// cut. Close never blocks either: what was written before it still goes out,
+// for at most CloseTimeout. And SetDeadline concerns reads only.
+//
+// So nothing that holds a lock over a write or a close can be held up by a peer
+// that has stopped reading. All methods are safe for concurrent use.
+type Conn struct {
+	// Peer is who is on the other end, as Config.Verify said. Set before the
+	// handler runs, never changed.
+	Peer mtls.Peer
+
+	raw     *rawConn
+	tls     *tls.Conn
+	pool    *sync.Pool
+	judged  bool   // Config.Verify was asked; the handshake's goroutine only, as is claimed
+	claimed string // common name of the certificate presented
+
+	writeTimeout, closeTimeout time.Duration
+	flushers                   sync.WaitGroup // the flush goroutine, if any
+	done                       chan struct{}  // closed by finish
+	finished                   sync.Once
+
+	mu       sync.Mutex  // guards what follows
+	limit    int         // of len(pending)
+	pending  *[]byte     // written, not yet taken by the flusher; nil: none
+	flushing bool        // a flusher runs, or is about to
+	closing  bool        // no more reads and writes
+	failure  error       // of the write that failed
+	patience *time.Timer // cuts a connection that is closing; nil before Close
+}
+
+// rawConn is the TCP connection below TLS. It leads crypto/tls's callbacks back
+// to the Conn they are about.
+type rawConn struct {
+	net.Conn
+	conn *Conn
+}
+
+var _ net.Conn = (*Conn)(nil)
+
+func newConn(raw net.Conn, l *Listener) *Conn {
+	c := &Conn{
+		pool:         &l.buffers,
+		writeTimeout: l.config.WriteTimeout,
+		closeTimeout: l.config.CloseTimeout,
+		done:         make(chan struct{}),
+		limit:        l.config.WriteBuffer,
+	}
+	c.raw = &rawConn{raw, c}
+	c.tls = tls.Server(c.raw, l.tls)
+	return c
+}
+
+// Connected lifts the deadline for the CONNECT packet: from now on the handler
+// sets its own read deadlines.
+func (c *Conn) Connected() { c.SetReadDeadline(time.Time{}) }
+
+// SetWriteBuffer sets how many bytes the peer may lag behind.
+func (c *Conn) SetWriteBuffer(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limit = n
+}
+
+// Read reads what the peer sent. After Close it returns net.ErrClosed.
+func (c *Conn) Read(p []byte) (int, error) {
+	n, err := c.tls.Read(p)
+	if err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.closing {
+			err = net.ErrClosed
+		}
+	}
+	return n, err
+}
+
+// Write takes p for sending and returns at once. An error means that the
+// connection is closed or about to be.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failure != nil {
+		return 0, c.failure
+	}
+	if c.closing {
+		return 0, net.ErrClosed
+	}
+	if c.pending == nil {
+		c.pending = c.buffer()
+	}
+	// A message of any size goes to a peer that has nothing outstanding.
+	if n := len(*c.pending); n > 0 && n+len(p) > c.limit {
+		c.failure = ErrSlowPeer
+		c.closing = true
+		// Not finish: the socket's close may not be waited for under the lock.
+		c.flushers.Go(c.Cut)
+		return 0, ErrSlowPeer
+	}
+	*c.pending = append(*c.pending, p...)
+	c.startFlush()
+	return len(p), nil
+}
+
+// startFlush has a flusher running. The caller holds mu.
+func (c *Conn) startFlush() {
+	if !c.flushing {
+		c.flushing = true
+		c.flushers.Go(c.flush)
+	}
+}
+
+// flush sends what has gathered until nothing is left. After Close it also says
+// goodbye and closes the socket.
+func (c *Conn) flush() {
+	for {
+		c.mu.Lock()
+		buf := c.pending
+		c.pending = nil
+		if buf == nil {
+			c.flushing = false
+			closing := c.closing
+			c.mu.Unlock()
+			if closing {
+				c.tls.Close() // close_notify, then the socket
+				c.finish()
+			}
+			return
+		}
+		c.mu.Unlock()
+		err := c.send(*buf)
+		c.release(buf)
+		if err != nil {
+			c.mu.Lock()
+			c.failure, c.closing, c.flushing = err, true, false
+			c.mu.Unlock()
+			c.Cut()
+			return
+		}
+	}
+}
+
+// sendChunk is how much may go out per WriteTimeout: a peer that reads slowly
+// but steadily makes progress.
+const sendChunk = 64 << 10
+
+func (c *Conn) send(p []byte) error {
+	for len(p) > 0 {
+		chunk := p[:min(len(p), sendChunk)]
+		p = p[len(chunk):]
+		if err := c.tls.SetWriteDeadline(time.Now().Add(c.writeTimeout)); err != nil {
+			return err
+		}
+		if _, err := c.tls.Write(chunk); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close closes the connection in the background: what was written still goes
+// out, then TLS's close_notify, and after CloseTimeout at the latest the socket
+// is closed. Reads end at once.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
+		return nil
+	}
+	c.closing = true
+	c.tls.SetReadDeadline(longAgo)
+	c.patience = time.AfterFunc(c.closeTimeout, c.Cut)
+	c.startFlush()
+	return nil
+}
+
+// longAgo as a deadline ends a read that is under way.
+var longAgo = time.Unix(1, 0)
+
+// Cut closes the socket now, whatever is under way, and drops what the kernel
+// still holds for the peer.
+func (c *Conn) Cut() {
+	c.mu.Lock()
+	c.closing = true
+	c.pending = nil
+	c.mu.Unlock()
+	if tcp, ok := c.raw.Conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	c.finish()
+}
+
+func (c *Conn) finish() {
+	c.finished.Do(func() {
+		c.raw.Close()
+		close(c.done)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.patience != nil {
+			c.patience.Stop()
+		}
+	})
+}
+
+// linger lets a refused client read the alert that says so. It has perhaps sent
+// more than was read, and closing on unread data resets the connection, which
+// can overtake the alert. It waits until the client hangs up, for at most
+// CloseTimeout.
+func (c *Conn) linger() {
+	tcp, ok := c.raw.Conn.(*net.TCPConn)
+	if !ok || tcp.CloseWrite() != nil {
+		return
+	}
+	if tcp.SetReadDeadline(time.Now().Add(c.closeTimeout)) == nil {
+		io.CopyN(io.Discard, tcp, 64<<10)
+	}
+}
+
+// Done is closed when the socket is closed.
+func (c *Conn) Done() <-chan struct{} { return c.done }
+
+// LocalAddr returns the hub's address.
+func (c *Conn) LocalAddr() net.Addr { return c.raw.LocalAddr() }
+
+// RemoteAddr returns the peer's address.
+func (c *Conn) RemoteAddr() net.Addr { return c.raw.RemoteAddr() }
+
+// ConnectionState returns what TLS has negotiated.
+func (c *Conn) ConnectionState() tls.ConnectionState { return c.tls.ConnectionState() }
+
+// SetDeadline sets the read deadline: writes have their own.
+func (c *Conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
+
+// SetReadDeadline bounds the next reads; zero means no bound. It does nothing
+// once the connection is closing.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
+		return nil
+	}
+	return c.tls.SetReadDeadline(t)
+}
+
+// SetWriteDeadline does nothing: every write has a deadline already.
+func (c *Conn) SetWriteDeadline(time.Time) error { return nil }
+
+// keptBuffer bounds the buffers that go back to the pool.
+const keptBuffer = 64 << 10
+
+func (c *Conn) buffer() *[]byte {
+	if b, ok := c.pool.Get().(*[]byte); ok {
+		*b = (*b)[:0]
+		return b
+	}
+	b := make([]byte, 0, 1024)
+	return &b
+}
+
+func (c *Conn) release(b *[]byte) {
+	if cap(*b) <= keptBuffer {
+		c.pool.Put(b)
+	}
+}
