@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fleethub/fleethub/certs/command"
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/certs/issuance"
+	"github.com/fleethub/fleethub/certs/pemfile"
+)
+
+// credentialFiles says where a credential goes; bundle may be empty.
+type credentialFiles struct {
+	key, cert, bundle string
+	roots             []*x509.Certificate
+}
+
+// issueCredential makes a key, has the CA sign it, writes the certificate to the CA's
+// journal, and then the files. journalDir is the CA's folder.
+func issueCredential(ca *issuance.Issuer, r issuance.Request, journalDir string, files credentialFiles) (*x509.Certificate, error) {
+	key, err := issuance.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	r.PublicKey = key.Public()
+	cert, err := ca.Issue(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := journal(journalDir, cert); err != nil {
+		return nil, err
+	}
+	return cert, writeCredential(key, cert, ca.Certificate(), files)
+}
+
+func writeCredential(key crypto.Signer, cert, issuer *x509.Certificate, files credentialFiles) error {
+	if err := pemfile.WriteKey(files.key, key); err != nil {
+		return err
+	}
+	if err := pemfile.WriteCertificates(files.cert, cert, issuer); err != nil {
+		return err
+	}
+	if files.bundle == "" {
+		return nil
+	}
+	return pemfile.WriteCertificates(files.bundle, files.roots...)
+}
+
+// journalLine is one certificate that the hub's or the root's key signed.
+type journalLine struct {
+	Time        time.Time `json:"time"`
+	Subject     string    `json:"subject"`
+	Serial      string    `json:"serial"`
+	Fingerprint string    `json:"fingerprint"`
+	NotAfter    time.Time `json:"not_after"`
+	Certificate []byte    `json:"certificate"`
+}
+
+// journal appends the certificate to dir/issued.jsonl, durably, before anyone gets
+// it: what a CA key signed by command is on record, even if the command is killed.
+func journal(dir string, cert *x509.Certificate) error {
+	line, err := json.Marshal(journalLine{
+		Time: time.Now().UTC(), Subject: cert.Subject.String(), Serial: identity.SerialString(cert.SerialNumber),
+		Fingerprint: identity.Fingerprint(cert), NotAfter: cert.NotAfter, Certificate: cert.Raw,
+	})
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, "issued.jsonl")
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(bytes.TrimSpace(line), '\n'))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("record the certificate in %s: %w", path, err)
+	}
+	return pemfile.SyncDir(dir)
+}
+
+type issueOptions struct {
+	dir, out string
+	ou       []string
+	valid    command.Duration
+}
+
+// issued is what the issue commands print.
+type issued struct {
+	Identity    string    `json:"identity"`
+	Serial      string    `json:"serial"`
+	Fingerprint string    `json:"fingerprint"`
+	NotAfter    time.Time `json:"not_after"`
+	Out         string    `json:"out"`
+}
+
+func newService(output *command.Output) *cobra.Command {
+	return newRoleCommand(output, identity.RoleService, issuance.ServiceProfile(), "Backend applications: read what devices send, send commands")
+}
+
+func newOperator(output *command.Output) *cobra.Command {
+	return newRoleCommand(output, identity.RoleOperator, issuance.OperatorProfile(), "People who operate the fleet through the HTTPS API")
+}
+
+// newRoleCommand returns "hub service" or "hub operator".
+func newRoleCommand(output *command.Output, role identity.Role, profile issuance.Profile, short string) *cobra.Command {
+	group := &cobra.Command{Use: string(role), Short: short}
+	var o issueOptions
+	issue := &cobra.Command{
+		Use:   "issue NAME",
+		Short: fmt.Sprintf("Issue a certificate: OUT/%[1]s.key %[1]s.crt ca.crt", role),
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return runIssue(c.OutOrStdout(), output, args[0], role, profile, o)
+		},
+	}
+	dirFlag(issue, &o.dir)
+	outFlag(issue, &o.out, "`folder` for the key, the certificate and the trust bundle; nothing in it is overwritten")
+	issue.Flags().StringSliceVar(&o.ou, "ou", nil, "a `role` of the bearer, in the subject's OU; may repeat")
+	issue.Flags().Var(&o.valid, "valid", "lifetime of the certificate (default: the profile's)")
+	group.AddCommand(issue)
+	return group
+}
+
+func runIssue(w io.Writer, output *command.Output, name string, role identity.Role, profile issuance.Profile, o issueOptions) error {
+	config, err := loadConfig(o.dir)
+	if err != nil {
+		return err
+	}
+	id, err := identity.New(config.TrustDomain, role, name)
+	if err != nil {
+		return command.WithCode(command.Usage, err)
+	}
+	id.OU = o.ou
+	ca, err := loadIssuer(filepath.Join(o.dir, "ca"), "operational")
+	if err != nil {
+		return err
+	}
+	roots, err := trustBundle(o.dir)
+	if err != nil {
+		return err
+	}
+	stage, err := pemfile.NewStage(o.out)
+	if err != nil {
+		return err
+	}
+	defer stage.Abort()
+	base := string(role)
+	cert, err := issueCredential(ca, issuance.Request{Profile: profile, Identity: id, Valid: time.Duration(o.valid)}, filepath.Join(o.dir, "ca"),
+		credentialFiles{key: stage.Path(base + ".key"), cert: stage.Path(base + ".crt"), bundle: stage.Path("ca.crt"), roots: roots})
+	if err != nil {
+		return err
+	}
+	if err := stage.Commit(); err != nil {
+		return err
+	}
+	r := issued{Identity: id.String(), Serial: identity.SerialString(cert.SerialNumber), Fingerprint: identity.Fingerprint(cert), NotAfter: cert.NotAfter, Out: o.out}
+	return output.Print(w, r, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "issued   %s\nserial   %s\nSHA-256  %s\nuntil    %s\nin       %s: %s.key %s.crt ca.crt\n",
+			r.Identity, r.Serial, r.Fingerprint, r.NotAfter.Format(time.RFC3339), o.out, base, base)
+		return err
+	})
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fleethub/fleethub/certs/command"
+	"github.com/fleethub/fleethub/certs/issuance"
+	"github.com/fleethub/fleethub/certs/pemfile"
+	"github.com/fleethub/fleethub/hub/server"
+)
+
+// dirFlag adds the --dir flag that every command on a hub's folder has.
+func dirFlag(c *cobra.Command, dir *string) {
+	c.Flags().StringVar(dir, "dir", "/var/lib/fleethub", "the hub's `folder`, as made by hub init")
+}
+
+// outFlag adds a required --out flag.
+func outFlag(c *cobra.Command, out *string, usage string) {
+	c.Flags().StringVar(out, "out", "", usage)
+	c.MarkFlagRequired("out")
+}
+
+// requireHub returns nil if dir is a hub's folder. An interrupted hub init is finished
+// on the way.
+func requireHub(dir string) error {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return command.Errorf(command.NotFound, "there is no folder %s: run `hub init --dir %s` first", dir, dir)
+	}
+	if _, err := pemfile.Finish(dir); err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, server.ConfigFile)); err != nil {
+		return command.Errorf(command.NotFound, "%s is not a hub's folder (no %s in it): run `hub init --dir %s` first", dir, server.ConfigFile, dir)
+	}
+	return nil
+}
+
+// loadIssuer reads a CA's certificate and key.
+func loadIssuer(folder, name string) (*issuance.Issuer, error) {
+	key, err := pemfile.ReadKey(filepath.Join(folder, name+".key"))
+	if err != nil {
+		return nil, err
+	}
+	certs, err := pemfile.ReadCertificates(filepath.Join(folder, name+".crt"))
+	if err != nil {
+		return nil, err
+	}
+	issuer, err := issuance.NewIssuer(certs[0], key, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", folder, err)
+	}
+	return issuer, nil
+}
+
+// loadConfig reads the hub's configuration; what is wrong with it exits 78.
+func loadConfig(dir string) (server.Config, error) {
+	if err := requireHub(dir); err != nil {
+		return server.Config{}, err
+	}
+	config, err := server.LoadConfig(dir, os.Environ())
+	return config, command.WithCode(command.BadConfig, err)
+}
+
+// trustBundle reads the fleet's root certificates.
+func trustBundle(dir string) ([]*x509.Certificate, error) {
+	return pemfile.ReadCertificates(filepath.Join(dir, "ca.crt"))
+}

@@ -1,0 +1,37 @@
+// Hub is what devices connect to for their whole life: MQTT broker over mutual TLS,
+// device registry, issuing CA, operator API. One file per command.
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fleethub/fleethub/certs/command"
+)
+
+func main() {
+	os.Exit(command.Run(newRoot()))
+}
+
+// newRoot builds the command line, fresh at every call.
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "hub",
+		Short: "The connectivity hub of a device fleet: MQTT over mutual TLS, registry, issuing CA",
+	}
+	output := command.OutputFlag(root)
+	root.AddCommand(
+		newInit(output),
+		newServe(),
+		newStation(output),
+		newService(output),
+		newOperator(output),
+		newManifest(output),
+		newDevice(output),
+		newWatch(output),
+		newAudit(output),
+		command.Version(root, output),
+	)
+	return root
+}

@@ -1,0 +1,114 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/certs/issuance"
+	"github.com/fleethub/fleethub/certs/pemfile"
+)
+
+// renewInterval is how often the server certificate's remaining lifetime is looked at.
+const renewInterval = 12 * time.Hour
+
+// keepCertificateFresh renews the server certificate now and then, until ctx ends. A
+// hub that ran for a year must not lock its fleet out by an expired certificate.
+func (h *Hub) keepCertificateFresh(ctx context.Context) {
+	tick := time.NewTicker(renewInterval)
+	defer tick.Stop()
+	for {
+		if err := h.renewCertificate(time.Now()); err != nil {
+			h.log.Error("server certificate not renewed", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// renewCertificate replaces the server certificate, for the same names and key, once
+// less than a third of its lifetime is left. A certificate by a CA other than the
+// hub's own is left to whoever brought it.
+func (h *Hub) renewCertificate(now time.Time) error {
+	current, err := h.certificate.Certificate()
+	if err != nil {
+		return err
+	}
+	leaf := current.Leaf
+	if left := leaf.NotAfter.Sub(now); left > leaf.NotAfter.Sub(leaf.NotBefore)/3 {
+		return nil
+	}
+	ca, err := h.loadOperational()
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("it expires on %s and the issuing key is not in %s: replace tls/server.crt by hand, then send SIGHUP",
+			leaf.NotAfter.Format(time.RFC3339), filepath.Join(h.config.Dir, "ca"))
+	}
+	if err != nil {
+		return err
+	}
+	if leaf.CheckSignatureFrom(ca.Certificate()) != nil {
+		return fmt.Errorf("it expires on %s and is by another CA: replace tls/server.crt, then send SIGHUP", leaf.NotAfter.Format(time.RFC3339))
+	}
+	id, err := identity.FromCertificate(leaf)
+	if err != nil {
+		return err
+	}
+	next, err := ca.Issue(issuance.Request{Profile: issuance.ServerProfile(), Identity: id, PublicKey: leaf.PublicKey, DNSNames: leaf.DNSNames, IPAddresses: leaf.IPAddresses})
+	if err != nil {
+		return err
+	}
+	if err := pemfile.WriteCertificates(h.serverFile(".crt"), next, ca.Certificate()); err != nil {
+		return err
+	}
+	if err := h.certificate.Reload(); err != nil {
+		return err
+	}
+	h.log.Info("server certificate renewed", "until", next.NotAfter, "serial", identity.SerialString(next.SerialNumber))
+	return nil
+}
+
+func (h *Hub) loadOperational() (*issuance.Issuer, error) {
+	folder := filepath.Join(h.config.Dir, "ca")
+	if _, err := os.Stat(filepath.Join(folder, "operational.key")); err != nil {
+		return nil, err
+	}
+	key, err := pemfile.ReadKey(filepath.Join(folder, "operational.key"))
+	if err != nil {
+		return nil, err
+	}
+	certs, err := pemfile.ReadCertificates(filepath.Join(folder, "operational.crt"))
+	if err != nil {
+		return nil, err
+	}
+	return issuance.NewIssuer(certs[0], key, nil)
+}
+
+func (h *Hub) serverFile(suffix string) string {
+	return filepath.Join(h.config.Dir, "tls", "server"+suffix)
+}
+
+// serverCertificate returns the certificate in use, and refuses one past its end in
+// words at start-up rather than to every device by an alert.
+func (h *Hub) checkCertificate(now time.Time) error {
+	c, err := h.certificate.Certificate()
+	if err != nil {
+		return err
+	}
+	return expired(c, now, h.serverFile(".crt"))
+}
+
+func expired(c *tls.Certificate, now time.Time, file string) error {
+	if now.After(c.Leaf.NotAfter) {
+		return fmt.Errorf("the server certificate %s expired on %s: no device would connect; put the issuing key back into ca/ or replace it", file, c.Leaf.NotAfter.Format(time.RFC3339))
+	}
+	return nil
+}

@@ -1,0 +1,203 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/fleethub/fleethub/certs/identity"
+)
+
+// Config is everything a hub can be told. Its zero value is not useful: start from
+// DefaultConfig or LoadConfig. The yaml tags are the keys of hub.yaml, and, in
+// capitals and joined by two underscores, the environment variables
+// (FLEETHUB_MQTT__ADDR). The shipped hub.yaml (hub init writes it) explains each.
+type Config struct {
+	// Dir is the hub's folder: certificates, store, run-time files. Not in the file,
+	// which lies in it.
+	Dir string `yaml:"-"`
+
+	TrustDomain string        `yaml:"trust_domain"`
+	MQTT        MQTTConfig    `yaml:"mqtt"`
+	HTTPS       HTTPSConfig   `yaml:"https"`
+	Metrics     MetricsConfig `yaml:"metrics"`
+	Log         LogConfig     `yaml:"log"`
+}
+
+// MQTTConfig is the device door.
+type MQTTConfig struct {
+	Addr             string        `yaml:"addr"`
+	MaxConnections   int           `yaml:"max_connections"`
+	MaxPacketSize    int           `yaml:"max_packet_size"` // bytes
+	HandshakeTimeout time.Duration `yaml:"handshake_timeout"`
+	ConnectTimeout   time.Duration `yaml:"connect_timeout"`
+}
+
+// HTTPSConfig is the operators' door.
+type HTTPSConfig struct {
+	Addr string `yaml:"addr"`
+}
+
+// MetricsConfig is the monitoring door: plain HTTP, so loopback only unless told
+// otherwise.
+type MetricsConfig struct {
+	Addr string `yaml:"addr"`
+}
+
+// LogConfig says what is logged to standard error, and how.
+type LogConfig struct {
+	Level  string `yaml:"level"`  // debug, info, warn, error
+	Format string `yaml:"format"` // text, json
+}
+
+// ConfigFile is the name of the configuration file in a hub's folder.
+const ConfigFile = "hub.yaml"
+
+// envPrefix begins every environment variable that is a setting.
+const envPrefix = "FLEETHUB_"
+
+// DefaultConfig returns the defaults for a hub in dir.
+func DefaultConfig(dir string) Config {
+	return Config{
+		Dir:         dir,
+		TrustDomain: "fleet.example",
+		MQTT: MQTTConfig{
+			Addr:             ":8883",
+			MaxConnections:   15000,
+			MaxPacketSize:    256 << 10,
+			HandshakeTimeout: 5 * time.Second,
+			ConnectTimeout:   10 * time.Second,
+		},
+		HTTPS:   HTTPSConfig{Addr: ":8443"},
+		Metrics: MetricsConfig{Addr: "127.0.0.1:9464"},
+		Log:     LogConfig{Level: "info", Format: "text"},
+	}
+}
+
+// LoadConfig reads dir/hub.yaml over the defaults, then the environment (a list of
+// KEY=value, as os.Environ returns) over the file. An unknown key in either is an
+// error that names it: a mistyped setting must not pass for a set one.
+func LoadConfig(dir string, environ []string) (Config, error) {
+	c := DefaultConfig(dir)
+	path := filepath.Join(dir, ConfigFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, fmt.Errorf("%s is missing: run `hub init --dir %s` first, or name the hub's folder with --dir", path, dir)
+	}
+	if err != nil {
+		return c, err
+	}
+	if err := yaml.UnmarshalWithOptions(data, &c, yaml.Strict()); err != nil {
+		return c, fmt.Errorf("%s: %s", path, explainYAML(data, err))
+	}
+	for _, kv := range environ {
+		key, value, _ := strings.Cut(kv, "=")
+		name, ok := strings.CutPrefix(key, envPrefix)
+		if !ok {
+			continue
+		}
+		if err := set(reflect.ValueOf(&c).Elem(), strings.Split(strings.ToLower(name), "__"), value); err != nil {
+			return c, fmt.Errorf("environment variable %s: %w", key, err)
+		}
+	}
+	return c, c.Check()
+}
+
+// Check returns an error that names the first setting that can't be used.
+func (c Config) Check() error {
+	if err := identity.ValidTrustDomain(c.TrustDomain); err != nil {
+		return fmt.Errorf("trust_domain: %w", err)
+	}
+	for _, a := range []struct{ key, addr string }{{"mqtt.addr", c.MQTT.Addr}, {"https.addr", c.HTTPS.Addr}, {"metrics.addr", c.Metrics.Addr}} {
+		if _, _, err := net.SplitHostPort(a.addr); err != nil {
+			return fmt.Errorf("%s: %q is not HOST:PORT or :PORT", a.key, a.addr)
+		}
+	}
+	for _, n := range []struct {
+		key            string
+		value, low, up int
+	}{
+		{"mqtt.max_connections", c.MQTT.MaxConnections, 1, 1 << 20},
+		{"mqtt.max_packet_size", c.MQTT.MaxPacketSize, 1 << 10, 256 << 20},
+		{"mqtt.handshake_timeout (ms)", int(c.MQTT.HandshakeTimeout.Milliseconds()), 100, 60_000},
+		{"mqtt.connect_timeout (ms)", int(c.MQTT.ConnectTimeout.Milliseconds()), 100, 60_000},
+	} {
+		if n.value < n.low || n.value > n.up {
+			return fmt.Errorf("%s: %d is not between %d and %d", n.key, n.value, n.low, n.up)
+		}
+	}
+	if _, err := parseLevel(c.Log.Level); err != nil {
+		return err
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		return fmt.Errorf("log.format: %q is neither text nor json", c.Log.Format)
+	}
+	return nil
+}
+
+// set puts a value at a path of yaml keys.
+func set(v reflect.Value, path []string, value string) error {
+	for i := range v.NumField() {
+		tag := v.Type().Field(i).Tag.Get("yaml")
+		if tag != path[0] || tag == "-" {
+			continue
+		}
+		field := v.Field(i)
+		if field.Kind() == reflect.Struct {
+			if len(path) == 1 {
+				break
+			}
+			return set(field, path[1:], value)
+		}
+		if len(path) > 1 {
+			break
+		}
+		return setScalar(field, value)
+	}
+	return fmt.Errorf("there is no such setting; see %s for the keys", ConfigFile)
+}
+
+func setScalar(field reflect.Value, value string) error {
+	switch field.Interface().(type) {
+	case string:
+		field.SetString(value)
+	case time.Duration:
+		d, err := time.ParseDuration(value)
+		if err != nil {
+			return fmt.Errorf("%q is not a duration such as 5s", value)
+		}
+		field.SetInt(int64(d))
+	case int:
+		n, err := strconv.Atoi(value)
+		if err != nil {
+			return fmt.Errorf("%q is not a whole number", value)
+		}
+		field.SetInt(int64(n))
+	default:
+		return fmt.Errorf("a setting of type %s can't be given here", field.Type())
+	}
+	return nil
+}
+
+// explainYAML returns a decoding error in one line that quotes the line at fault.
+func explainYAML(data []byte, err error) string {
+	at, ok := errors.AsType[yaml.Error](err)
+	if !ok || at.GetToken() == nil {
+		return strings.Join(strings.Fields(yaml.FormatError(err, false, false)), " ")
+	}
+	number := at.GetToken().Position.Line
+	lines := strings.Split(string(data), "\n")
+	if number < 1 || number > len(lines) {
+		return at.GetMessage()
+	}
+	return fmt.Sprintf("line %d, %.120q: %s", number, strings.TrimSpace(lines[number-1]), at.GetMessage())
+}

@@ -1,0 +1,369 @@
+// Package server puts the hub together: it alone imports every room of it, decides
+// who needs whom, and in which order they start and stop.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/fleethub/fleethub/certs/command"
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/hub/admin"
+	"github.com/fleethub/fleethub/hub/admission"
+	"github.com/fleethub/fleethub/hub/boltstore"
+	"github.com/fleethub/fleethub/hub/broker"
+	"github.com/fleethub/fleethub/hub/fleet"
+	"github.com/fleethub/fleethub/hub/listener"
+	"github.com/fleethub/fleethub/hub/session"
+)
+
+// drainTimeout bounds the orderly end: what is not done by then is cut.
+const drainTimeout = 10 * time.Second
+
+// Hub is one running hub. Two in one process share nothing.
+type Hub struct {
+	config  Config
+	log     *slog.Logger
+	level   slog.LevelVar
+	metrics *metrics
+	ready   atomic.Bool
+
+	verifier    *mtls.Verifier
+	certificate *mtls.Reloader
+	store       *boltstore.Store
+	fleet       *fleet.Fleet
+	sessions    *session.Table
+	admission   *admission.Admission
+	broker      *broker.Broker
+	mqtt        *listener.Listener
+	api         *http.Server
+	health      *http.Server
+
+	endpoint Endpoint
+	failed   chan error // one slot; the first listener that fails fills it
+	stop     context.CancelFunc
+	running  sync.WaitGroup // the goroutines that Start began
+	closing  sync.Once
+}
+
+// New reads everything a hub of that configuration needs and opens its store. It
+// listens nowhere yet: Start does. Close it in any case. What is wrong with the
+// configuration or the files it names carries the exit code for that.
+func New(config Config, logTo io.Writer) (*Hub, error) {
+	if err := config.Check(); err != nil {
+		return nil, command.WithCode(command.BadConfig, err)
+	}
+	h := &Hub{config: config, metrics: newMetrics(), sessions: &session.Table{}, failed: make(chan error, 1), stop: func() {}}
+	level, err := parseLevel(config.Log.Level)
+	if err != nil {
+		return nil, err
+	}
+	h.level.Set(level)
+	h.log = newLogger(logTo, config.Log.Format, &h.level)
+	if err := h.load(); err != nil {
+		h.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// load builds the rooms from the ground up.
+func (h *Hub) load() error {
+	// Whom we trust and who we are: nothing works without, and a mistake in it is
+	// better told before the store is touched.
+	trust, err := loadTrust(h.config.Dir, h.config.TrustDomain)
+	if err != nil {
+		return command.WithCode(command.BadConfig, err)
+	}
+	if h.verifier, err = mtls.NewVerifier(trust, nil); err != nil {
+		return command.WithCode(command.BadConfig, fmt.Errorf("trust in %s: %w", h.config.Dir, err))
+	}
+	if h.certificate, err = mtls.NewReloader(h.serverFile(".crt"), h.serverFile(".key")); err != nil {
+		return command.WithCode(command.BadConfig, err)
+	}
+	if err := h.renewCertificate(time.Now()); err != nil {
+		h.log.Error("server certificate not renewed", "error", err)
+	}
+	if err := h.checkCertificate(time.Now()); err != nil {
+		return command.WithCode(command.BadConfig, err)
+	}
+	// The fleet before anyone who admits, the sessions before the fleet: it must be
+	// able to cut them from its first revocation.
+	if h.store, err = boltstore.Open(filepath.Join(h.config.Dir, "hub.db")); err != nil {
+		return err
+	}
+	h.fleet, err = fleet.Open(fleet.Config{
+		Store: h.store, Sessions: deviceSessions{h}, TrustDomain: h.config.TrustDomain, Roots: trust.Roots, Issuers: h.issuers, Log: h.log,
+	})
+	if err != nil {
+		return err
+	}
+	h.admission = admission.New(h.fleet)
+	h.broker, err = broker.New(broker.Config{
+		Devices: h.fleet, Sessions: h.sessions, Seen: h.fleet.Seen, MaxPacketSize: h.config.MQTT.MaxPacketSize,
+		OnRefused: h.metrics.OnRefused, Log: h.log,
+	})
+	if err != nil {
+		return err
+	}
+	h.mqtt = listener.New(listener.Config{
+		TLS:              mtls.ServerConfig(mtls.ServerOptions{Certificate: h.certificate.Certificate}),
+		Verify:           h.verifyMQTT,
+		Handle:           h.broker.Serve,
+		HandshakeTimeout: h.config.MQTT.HandshakeTimeout,
+		ConnectTimeout:   h.config.MQTT.ConnectTimeout,
+		MaxConnections:   h.config.MQTT.MaxConnections,
+		Observer:         h.metrics,
+		Log:              h.log,
+	})
+	h.api = admin.NewServer(admin.Config{
+		Fleet: h.fleet, Verifier: h.verifier, Watch: h.watch, Live: h.live, Log: h.log,
+	}, mtls.ServerConfig(mtls.ServerOptions{Certificate: h.certificate.Certificate, Verify: h.verifyAPI}))
+	h.health = newMetricsServer(h.metrics, &h.ready)
+	h.registerMetrics()
+	return nil
+}
+
+// verifyMQTT admits devices and services. It runs inside every handshake, full or
+// resumed.
+func (h *Hub) verifyMQTT(cs tls.ConnectionState) (mtls.Peer, error) {
+	peer, err := h.verifier.Verify(cs, identity.RoleDevice, identity.RoleService)
+	if err != nil {
+		return peer, err
+	}
+	return peer, h.admission.Check(peer)
+}
+
+// verifyAPI admits operators, likewise.
+func (h *Hub) verifyAPI(cs tls.ConnectionState) error {
+	_, err := h.verifier.Verify(cs, identity.RoleOperator)
+	if refusal, ok := errors.AsType[*mtls.Refusal](err); ok {
+		h.metrics.refused.WithLabelValues("api-" + string(refusal.Reason)).Inc()
+		h.log.Warn("operator refused", "reason", refusal.Reason, "detail", refusal.Detail)
+	}
+	return err
+}
+
+// deviceSessions is the broker as the fleet sees it: the fleet is made first, because
+// the broker asks it who may connect.
+type deviceSessions struct{ h *Hub }
+
+// Disconnect implements fleet.Sessions.
+func (d deviceSessions) Disconnect(ctx context.Context, id, reason string) (int, time.Time) {
+	return d.h.broker.Disconnect(ctx, id, reason)
+}
+
+// watch feeds the operators' watch from the broker.
+func (h *Hub) watch(ctx context.Context, filter string, deliver func(admin.Message)) error {
+	return h.broker.Watch(ctx, filter, func(m broker.Message) {
+		deliver(admin.Message{Time: m.Time, Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retained: m.Retained, Dropped: m.Missed})
+	})
+}
+
+// live returns a device's live connection.
+func (h *Hub) live(id string) (admin.Session, bool) {
+	c, ok := h.broker.Live(id)
+	return admin.Session{ClientID: id, Address: c.Address, ConnectedAt: c.Since, Resumed: c.Resumed}, ok
+}
+
+// Start opens the three doors, then says so in run/hub.json and to systemd. When it
+// returns nil, everything answers.
+func (h *Hub) Start() error {
+	h.checkFileLimit()
+	mqtt, err := listen(h.config.MQTT.Addr, "mqtt-addr")
+	if err != nil {
+		return err
+	}
+	https, err := listen(h.config.HTTPS.Addr, "https-addr")
+	if err != nil {
+		mqtt.Close()
+		return err
+	}
+	metrics, err := listen(h.config.Metrics.Addr, "metrics-addr")
+	if err != nil {
+		mqtt.Close()
+		https.Close()
+		return err
+	}
+	h.endpoint = Endpoint{PID: os.Getpid(), MQTT: mqtt.Addr().String(), HTTPS: https.Addr().String(), Metrics: metrics.Addr().String()}
+	ctx, stop := context.WithCancel(context.Background())
+	h.stop = stop
+	h.running.Go(func() { h.fail("MQTT", h.mqtt.Serve(mqtt)) })
+	h.running.Go(func() { h.fail("HTTPS", h.api.ServeTLS(https, "", "")) })
+	h.running.Go(func() { h.fail("metrics", h.health.Serve(metrics)) })
+	h.running.Go(func() { h.keepCertificateFresh(ctx) })
+	h.running.Go(func() { watchdog(ctx) })
+	if err := h.writeEndpoint(); err != nil {
+		return err
+	}
+	h.ready.Store(true)
+	h.log.Info("hub ready", "mqtt", h.endpoint.MQTT, "https", h.endpoint.HTTPS, "metrics", h.endpoint.Metrics,
+		"devices", h.fleet.Len(), "issuers", len(h.verifier.Trust().Issuers), "commit", command.Commit())
+	daemon.SdNotify(false, daemon.SdNotifyReady) // no systemd, no error worth a word
+	return nil
+}
+
+// Endpoint returns where the hub listens, after Start.
+func (h *Hub) Endpoint() Endpoint { return h.endpoint }
+
+// Fleet returns the hub's registry, for tests that look behind the API.
+func (h *Hub) Fleet() *fleet.Fleet { return h.fleet }
+
+// Failed delivers the error of a listener that ended by itself.
+func (h *Hub) Failed() <-chan error { return h.failed }
+
+func (h *Hub) fail(door string, err error) {
+	if err == nil || errors.Is(err, http.ErrServerClosed) {
+		return
+	}
+	select {
+	case h.failed <- fmt.Errorf("%s listener: %w", door, err):
+	default:
+	}
+}
+
+// Reload reads certificates, issuers and the log level again. What can't be read
+// stays as it was, with a line in the log.
+func (h *Hub) Reload() {
+	daemon.SdNotify(false, daemon.SdNotifyReloading)
+	defer daemon.SdNotify(false, daemon.SdNotifyReady)
+	report := func(what string, err error) {
+		if err != nil {
+			h.log.Error("not reloaded, the former stays in force", "what", what, "error", err)
+			return
+		}
+		h.log.Info("reloaded", "what", what)
+	}
+	report("server certificate", h.certificate.Reload())
+	report("trust", h.reloadTrust())
+	config, err := LoadConfig(h.config.Dir, os.Environ())
+	if err == nil {
+		level, _ := parseLevel(config.Log.Level) // LoadConfig checked it
+		h.level.Set(level)
+	}
+	report("log level", err)
+}
+
+// Close ends the hub in the reverse order of its start: no new connections, then none,
+// then the rooms below them. It is safe to call more than once, and before Start.
+func (h *Hub) Close() {
+	h.closing.Do(func() {
+		h.ready.Store(false)
+		daemon.SdNotify(false, daemon.SdNotifyStopping)
+		h.stop()
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		if h.api != nil {
+			if h.api.Shutdown(ctx) != nil {
+				h.api.Close()
+			}
+		}
+		if h.broker != nil {
+			if err := h.broker.Close(); err != nil { // before the listener: it says goodbye
+				h.log.Error("broker not closed", "error", err)
+			}
+		}
+		if h.mqtt != nil {
+			h.mqtt.Close()
+		}
+		if h.health != nil {
+			h.health.Close()
+		}
+		h.running.Wait()
+		if h.fleet != nil {
+			h.fleet.Close()
+		}
+		if h.store != nil {
+			if err := h.store.Close(); err != nil {
+				h.log.Error("store not closed", "error", err)
+			}
+		}
+		if h.endpoint.PID != 0 {
+			os.Remove(EndpointFile(h.config.Dir))
+			h.log.Info("hub stopped")
+		}
+	})
+}
+
+func (h *Hub) registerMetrics() {
+	for _, role := range []identity.Role{identity.RoleDevice, identity.RoleService} {
+		h.metrics.gauge("fleethub_connected_"+string(role)+"s", "Live "+string(role)+" connections.", func() float64 { return float64(h.sessions.Count(role)) })
+	}
+	h.metrics.gauge("fleethub_connections", "Open connections, handshakes included.", func() float64 { return float64(h.mqtt.Open()) })
+	h.metrics.gauge("fleethub_devices", "Device records.", func() float64 { return float64(h.fleet.Len()) })
+	for name, figure := range map[string]struct {
+		help string
+		read func(broker.Stats) uint64
+	}{
+		"published":         {"Messages accepted from clients.", func(s broker.Stats) uint64 { return s.Published }},
+		"denied":            {"Publishes, wills and subscriptions refused by policy.", func(s broker.Stats) uint64 { return s.Denied }},
+		"withheld":          {"Deliveries that policy no longer allowed.", func(s broker.Stats) uint64 { return s.Withheld }},
+		"dropped":           {"Deliveries lost to a full queue.", func(s broker.Stats) uint64 { return s.Dropped }},
+		"panics":            {"Panics contained while serving connections.", func(s broker.Stats) uint64 { return s.Panics }},
+		"messages_received": {"MQTT PUBLISH packets received.", func(s broker.Stats) uint64 { return s.MessagesReceived }},
+		"messages_sent":     {"MQTT PUBLISH packets sent.", func(s broker.Stats) uint64 { return s.MessagesSent }},
+		"bytes_received":    {"MQTT bytes received, without TLS.", func(s broker.Stats) uint64 { return s.BytesReceived }},
+		"bytes_sent":        {"MQTT bytes sent, without TLS.", func(s broker.Stats) uint64 { return s.BytesSent }},
+	} {
+		h.metrics.counter("fleethub_"+name+"_total", figure.help, nil, func() float64 { return float64(figure.read(h.broker.Stats())) })
+	}
+	h.metrics.counter("fleethub_sightings_dropped_total", "Last-seen times lost to a full queue.", nil, func() float64 { return float64(h.fleet.DroppedSightings()) })
+}
+
+// listen opens a TCP port; one that is taken is named with its flag.
+func listen(addr, flag string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s is in use by another program: stop that one, or choose another address with --%s", addr, flag)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--%s %s: %w", flag, addr, err)
+	}
+	return l, nil
+}
+
+// checkFileLimit says so if there are fewer file descriptors (Go has raised the soft
+// limit to the hard one) than the connections configured.
+func (h *Hub) checkFileLimit() {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
+		return
+	}
+	const spare = 256 // store, API, metrics, the process itself
+	if limit.Cur < uint64(h.config.MQTT.MaxConnections)+spare {
+		h.log.Warn("fewer file descriptors than mqtt.max_connections asks for: raise LimitNOFILE (ulimit -n)", "descriptors", limit.Cur, "max_connections", h.config.MQTT.MaxConnections)
+	}
+}
+
+// watchdog tells systemd that we live, at half the interval it asks for.
+func watchdog(ctx context.Context) {
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || interval <= 0 {
+		return
+	}
+	tick := time.NewTicker(interval / 2)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,64 @@
+package server
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/certs/pemfile"
+)
+
+// loadTrust reads whom the hub in dir trusts: the roots in ca.crt, its own issuing CA,
+// and the stations' in issuers/.
+func loadTrust(dir, trustDomain string) (mtls.Trust, error) {
+	trust := mtls.Trust{TrustDomain: trustDomain}
+	var err error
+	if trust.Roots, err = pemfile.ReadCertificates(filepath.Join(dir, "ca.crt")); err != nil {
+		return trust, err
+	}
+	operational, err := pemfile.ReadCertificates(filepath.Join(dir, "ca", "operational.crt"))
+	if err != nil {
+		return trust, err
+	}
+	trust.Issuers = append(trust.Issuers, operational[0])
+	files, err := filepath.Glob(filepath.Join(dir, "issuers", "*.crt"))
+	if err != nil {
+		return trust, err
+	}
+	for _, file := range files {
+		certs, err := pemfile.ReadCertificates(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed since the listing
+		}
+		if err != nil {
+			return trust, err
+		}
+		trust.Issuers = append(trust.Issuers, certs[0])
+	}
+	return trust, nil
+}
+
+// reloadTrust takes up stations authorized, and issuers removed, since. On an error
+// the trust in force stays.
+func (h *Hub) reloadTrust() error {
+	trust, err := loadTrust(h.config.Dir, h.config.TrustDomain)
+	if err != nil {
+		return err
+	}
+	if err := h.verifier.SetTrust(trust); err != nil {
+		return fmt.Errorf("trust in %s: %w", h.config.Dir, err)
+	}
+	return nil
+}
+
+// issuers returns the issuing CAs of this moment, for the import of a manifest: a
+// station authorized a minute ago needs no restart.
+func (h *Hub) issuers() []*x509.Certificate {
+	if err := h.reloadTrust(); err != nil {
+		h.log.Error("trust not reloaded, the former stays in force", "error", err)
+	}
+	return h.verifier.Trust().Issuers
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fleethub/fleethub/certs/command"
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/certs/issuance"
+	"github.com/fleethub/fleethub/certs/pemfile"
+)
+
+type authorizeOptions struct {
+	dir, root, csr, out string
+	valid               command.Duration
+}
+
+func newStation(output *command.Output) *cobra.Command {
+	group := &cobra.Command{Use: "station", Short: "Factory stations: authorize one to issue device certificates"}
+	o := authorizeOptions{valid: command.Duration(issuance.FactoryIssuerProfile().Lifetime())}
+	authorize := &cobra.Command{
+		Use:   "authorize",
+		Short: "Have the root sign a station's issuing CA",
+		Long: `Signs the issuing CA of a factory station from its request (provisioning init wrote
+it) with the fleet's root key, and makes the hub know it. The station may issue device
+certificates, and nothing else, until the authority ends; the devices' certificates
+live longer. Check the printed request fingerprint with the station's people.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return runAuthorize(c.OutOrStdout(), output, o) },
+	}
+	dirFlag(authorize, &o.dir)
+	authorize.Flags().StringVar(&o.csr, "csr", "", "the station's certificate request, a PEM `file`")
+	authorize.MarkFlagRequired("csr")
+	outFlag(authorize, &o.out, "`file` for the authority, to carry back to the station; never overwritten")
+	authorize.Flags().Var(&o.valid, "valid", "how long the station may issue")
+	authorize.Flags().StringVar(&o.root, "root", "", "`folder` of the root's key and certificate, if moved away (default DIR/root)")
+	group.AddCommand(authorize)
+	return group
+}
+
+// authorized is what hub station authorize prints.
+type authorized struct {
+	Station     string    `json:"station"`
+	Serial      string    `json:"serial"`
+	Fingerprint string    `json:"fingerprint"`
+	NotAfter    time.Time `json:"not_after"`
+	Out         string    `json:"out"`
+}
+
+func runAuthorize(w io.Writer, output *command.Output, o authorizeOptions) error {
+	config, err := loadConfig(o.dir)
+	if err != nil {
+		return err
+	}
+	if o.root == "" {
+		o.root = filepath.Join(o.dir, "root")
+	}
+	root, err := loadIssuer(o.root, "root")
+	if errors.Is(err, fs.ErrNotExist) {
+		return command.Errorf(command.NotFound, "the root key is not in %s: bring its folder and name it with --root", o.root)
+	}
+	if err != nil {
+		return err
+	}
+	if err := requireRootOf(root, o); err != nil {
+		return err
+	}
+	der, err := pemfile.ReadCSR(o.csr)
+	if err != nil {
+		return err
+	}
+	csr, err := issuance.ParseCSR(der)
+	if err != nil {
+		return fmt.Errorf("%s: %w", o.csr, err)
+	}
+	name := csr.Subject.CommonName
+	if err := identity.ValidID(name); err != nil {
+		return fmt.Errorf("%s: the station's name (common name): %w", o.csr, err)
+	}
+	if _, err := os.Lstat(o.out); err == nil {
+		return fmt.Errorf("%s already exists and is not overwritten: name another file with --out", o.out)
+	}
+	cert, err := root.IssueCA(issuance.CARequest{Kind: identity.KindFactory, Name: name, TrustDomain: config.TrustDomain, PublicKey: csr.PublicKey, Valid: time.Duration(o.valid)})
+	if err != nil {
+		return err
+	}
+	issuer := filepath.Join(o.dir, "issuers", name+".crt")
+	if known, err := pemfile.ReadCertificates(issuer); err == nil && !bytes.Equal(known[0].RawSubjectPublicKeyInfo, cert.RawSubjectPublicKeyInfo) {
+		return fmt.Errorf("a station %s with another key is authorized already (%s): have the new one init with another --name", name, issuer)
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// On record first, known to the hub second, to the station last: a kill in between
+	// leaves a signed authority that nobody holds.
+	if err := journal(o.root, cert); err != nil {
+		return err
+	}
+	if err := pemfile.WriteCertificates(issuer, cert); err != nil {
+		return err
+	}
+	if err := pemfile.WriteCertificates(o.out, cert, root.Certificate()); err != nil {
+		return err
+	}
+	r := authorized{Station: name, Serial: identity.SerialString(cert.SerialNumber), Fingerprint: identity.Fingerprint(cert), NotAfter: cert.NotAfter, Out: o.out}
+	return output.Print(w, r, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "station %s may issue devices of %s until %s\nSHA-256  %s\n\nNext, at the station:\n  provisioning accept --dir S %s\n",
+			name, config.TrustDomain, r.NotAfter.Format(time.RFC3339), r.Fingerprint, o.out)
+		return err
+	})
+}
+
+// requireRootOf refuses a root that is not this hub's: its signature would be worth
+// nothing here.
+func requireRootOf(root *issuance.Issuer, o authorizeOptions) error {
+	bundle, err := trustBundle(o.dir)
+	if err != nil {
+		return err
+	}
+	for _, c := range bundle {
+		if c.Equal(root.Certificate()) {
+			return nil
+		}
+	}
+	return fmt.Errorf("the root in %s is not the one of the hub in %s: name the right one with --root", o.root, o.dir)
+}
