@@ -1,0 +1,178 @@
+package link
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"io"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fleethub/fleethub/certs/mtls"
+	"pgregory.net/rapid"
+)
+
+// opaque is a signer of which nothing but signatures can be had.
+type opaque struct{ crypto.Signer }
+
+func TestBackoffStaysUnderItsDoublingCeiling(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		b := Backoff{
+			Base: time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "base")),
+			Cap:  time.Duration(rapid.Int64Range(0, int64(24*time.Hour)).Draw(t, "cap")),
+		}
+		base, limit := b.Base, b.Cap
+		if base == 0 {
+			base = DefaultBase
+		}
+		if limit == 0 {
+			limit = DefaultCap
+		}
+		want := min(base, limit)
+		for range rapid.IntRange(0, 200).Draw(t, "failures") {
+			if got := b.Ceiling(); got != want {
+				t.Fatalf("ceiling %s, want %s", got, want)
+			}
+			if wait := b.Next(); wait < 0 || wait > want {
+				t.Fatalf("wait %s is not within 0 and %s", wait, want)
+			}
+			want = min(2*want, limit)
+		}
+		b.Reset()
+		if got := b.Ceiling(); got != min(base, limit) {
+			t.Fatalf("ceiling after Reset is %s", got)
+		}
+	})
+}
+
+func TestBackoffUsesTheWholeRange(t *testing.T) {
+	var waits []time.Duration
+	for range 1000 {
+		b := Backoff{Base: time.Second}
+		waits = append(waits, b.Next())
+	}
+	// One in 2^500 that this fails for a fair draw.
+	if low, high := slices.Min(waits), slices.Max(waits); low > 500*time.Millisecond || high < 500*time.Millisecond {
+		t.Errorf("1000 waits within %s and %s, want them all over 0 to 1s", low, high)
+	}
+}
+
+// fakeConnection lasts for a while of the test's clock, then breaks.
+type fakeConnection struct{ done chan struct{} }
+
+func (c *fakeConnection) Done() <-chan struct{}                         { return c.done }
+func (c *fakeConnection) Err() error                                    { return io.EOF }
+func (c *fakeConnection) Handshake() Handshake                          { return Handshake{} }
+func (c *fakeConnection) Hello(context.Context) error                   { return nil }
+func (c *fakeConnection) Publish(context.Context, string, []byte) error { return nil }
+func (c *fakeConnection) Close(string)                                  {}
+
+// attempts runs a link on the test's clock, each dial taking no time and
+// giving what dial says, and returns when the attempts were made.
+func attempts(t *testing.T, lasting time.Duration, config Config, dial func(n int) (connection, error)) []time.Duration {
+	t.Helper()
+	config.Address = "hub.example:8883"
+	config.Credentials = func() (mtls.Credentials, error) { return mtls.Credentials{}, nil }
+	l, err := New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var at []time.Duration
+	start := time.Now()
+	l.dial = func(context.Context) (connection, error) {
+		at = append(at, time.Since(start))
+		return dial(len(at))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), lasting)
+	defer cancel()
+	if err := l.Run(ctx); err != nil {
+		t.Error(err)
+	}
+	return at
+}
+
+func gaps(at []time.Duration) (gaps []time.Duration) {
+	for i := 1; i < len(at); i++ {
+		gaps = append(gaps, at[i]-at[i-1])
+	}
+	return gaps
+}
+
+func TestUnreachableHubIsTriedLessAndLessOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at := attempts(t, 24*time.Hour, Config{}, func(int) (connection, error) {
+			return nil, &Failure{Kind: KindUnreachable}
+		})
+		if at[0] != 0 {
+			t.Errorf("first attempt after %s, want at once", at[0])
+		}
+		ceiling := DefaultBase
+		for i, gap := range gaps(at) {
+			if gap > ceiling {
+				t.Errorf("wait %d is %s, want at most %s", i, gap, ceiling)
+			}
+			ceiling = min(2*ceiling, DefaultCap)
+		}
+		// Half of five minutes on average.
+		if n := len(at); n < 300 || n > 1200 {
+			t.Errorf("%d attempts in a day", n)
+		}
+	})
+}
+
+func TestRefusedDeviceAsksAgainWithinOneAndThreeRetryTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at := attempts(t, 24*time.Hour, Config{RefusedRetry: 5 * time.Minute}, func(int) (connection, error) {
+			return nil, &Failure{Kind: KindRefused}
+		})
+		for i, gap := range gaps(at) {
+			if gap < 5*time.Minute || gap > 15*time.Minute {
+				t.Errorf("wait %d is %s", i, gap)
+			}
+		}
+		if len(at) < 96 {
+			t.Errorf("%d attempts in a day", len(at))
+		}
+	})
+}
+
+func TestHubThatAcceptsAndCutsIsBackedOffFrom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at := attempts(t, 24*time.Hour, Config{}, func(int) (connection, error) {
+			c := &fakeConnection{done: make(chan struct{})}
+			close(c.done)
+			return c, nil
+		})
+		if len(at) > 1200 {
+			t.Errorf("%d attempts in a day, though no connection lasted", len(at))
+		}
+	})
+}
+
+func TestStableConnectionForgivesFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var stableEnded time.Duration
+		start := time.Now()
+		at := attempts(t, 10*time.Hour, Config{}, func(n int) (connection, error) {
+			if n != 40 { // the ceiling is five minutes by then
+				return nil, &Failure{Kind: KindUnreachable}
+			}
+			c := &fakeConnection{done: make(chan struct{})}
+			time.AfterFunc(time.Minute, func() { close(c.done) })
+			stableEnded = time.Since(start) + time.Minute
+			return c, nil
+		})
+		if wait := at[40] - stableEnded; wait > DefaultBase {
+			t.Errorf("waited %s after a stable connection, want at most %s", wait, DefaultBase)
+		}
+	})
+}
+
+func TestErrorOfAnyDialIsAFailure(t *testing.T) {
+	cause := errors.New("cause")
+	if f := asFailure(cause); f.Reason != "cause" || !errors.Is(f, cause) || f.Slow() {
+		t.Errorf("%+v", f)
+	}
+}

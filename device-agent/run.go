@@ -1,0 +1,77 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	"github.com/fleethub/fleethub/certs/command"
+	"github.com/fleethub/fleethub/device-agent/agent"
+	"github.com/fleethub/fleethub/device-agent/link"
+	"github.com/spf13/cobra"
+)
+
+// minInterval keeps a slip of the finger from flooding the hub.
+const minInterval = time.Second
+
+func newRun(output *command.Output) *cobra.Command {
+	var config agent.Config
+	c := &cobra.Command{
+		Use:   "run --dir DIR --hub HOST:8883",
+		Short: "Connect to the hub and report until stopped",
+		Long: `Connect to the hub and report this machine's readings (CPU temperature, load,
+memory, disk, uptime, network counters) until SIGTERM or Ctrl-C.
+
+The agent never gives up: after a lost connection it retries within a second,
+then more and more slowly up to every five minutes. A device that the hub
+refuses says why as far as it can know, and asks again now and then.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := link.CheckAddress(config.Hub); err != nil {
+				return command.Errorf(command.Usage, "--hub: %w", err)
+			}
+			if config.Interval < minInterval {
+				return command.Errorf(command.Usage, "--interval %s is too short; the least is %s", config.Interval, minInterval)
+			}
+			if config.RefusedRetry < minInterval {
+				return command.Errorf(command.Usage, "--refused-retry %s is too short; the least is %s", config.RefusedRetry, minInterval)
+			}
+			config.Log = newLog(c.ErrOrStderr(), output)
+			a, err := agent.New(config)
+			if err != nil {
+				return credentialError(err)
+			}
+			return a.Run(c.Context())
+		},
+	}
+	flags := c.Flags()
+	flags.StringVar(&config.Dir, "dir", "", "credential `folder` with device.key, device.crt and ca.crt")
+	flags.StringVar(&config.Hub, "hub", "", "the hub's MQTT listener, `HOST:PORT`")
+	flags.DurationVar(&config.Interval, "interval", 10*time.Second, "`time` between two readings")
+	flags.DurationVar(&config.RefusedRetry, "refused-retry", 5*time.Minute, "least `time` before a refused device asks again; the most is three times that")
+	for _, name := range []string{"dir", "hub"} {
+		if err := c.MarkFlagRequired(name); err != nil {
+			panic(fmt.Sprintf("flag %s: %v", name, err)) // it isn't defined above
+		}
+	}
+	return c
+}
+
+// credentialError gives err, about a credential folder, its exit code.
+func credentialError(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return command.WithCode(command.NotFound, err)
+	}
+	return command.WithCode(command.BadConfig, err)
+}
+
+// newLog writes to w, for a person or, with --output json, for a program.
+func newLog(w io.Writer, output *command.Output) *slog.Logger {
+	if output.JSON() {
+		return slog.New(slog.NewJSONHandler(w, nil))
+	}
+	return slog.New(slog.NewTextHandler(w, nil))
+}
