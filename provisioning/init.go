@@ -1,0 +1,37 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fleethub/fleethub/certs/command"
+	"github.com/fleethub/fleethub/provisioning/station"
+)
+
+func initCommand(output *command.Output) *cobra.Command {
+	var dir, name string
+	c := &cobra.Command{
+		Use:   "init --dir S --name NAME",
+		Short: "Make a station: its key, ledger and the CSR for its authority",
+		Example: `  provisioning init --dir /var/lib/fleethub/station --name bench-1
+  hub station authorize --dir HUB --csr /var/lib/fleethub/station/station.csr --out bench-1.crt`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			made, err := station.Init(dir, name)
+			if err != nil {
+				return coded(err)
+			}
+			return output.Print(c.OutOrStdout(), made, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "station %s made in %s\n  key      %s (never leaves this machine)\n  request  %s\nnext: hub station authorize --csr %s --out FILE\n",
+					made.Station, dir, made.Key, made.Request, made.Request)
+				return err
+			})
+		},
+	}
+	dirFlag(c, &dir)
+	c.Flags().StringVar(&name, "name", "", "the station's `name`, as in bench-1")
+	require(c, "name")
+	return c
+}

@@ -1,0 +1,53 @@
+// Command provisioning is the factory station: it gives devices their keys and
+// certificates, and tells the hub which ones in signed manifests.
+package main
+
+import (
+	"errors"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fleethub/fleethub/certs/command"
+	"github.com/fleethub/fleethub/provisioning/station"
+)
+
+func main() {
+	os.Exit(command.Run(root()))
+}
+
+func root() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "provisioning",
+		Short: "Factory station: keys, certificates and manifests for devices",
+		Long: `Factory station: keys, certificates and manifests for devices.
+
+A station begins with 'init'. Its CSR goes to the hub's root, whose answer is
+installed with 'accept'. Then 'issue' and 'batch' make devices, and 'manifest'
+writes the signed list from which the hub learns of them.`,
+	}
+	output := command.OutputFlag(c)
+	c.AddCommand(
+		initCommand(output),
+		acceptCommand(output),
+		issueCommand(output),
+		batchCommand(output),
+		manifestCommand(output),
+		listCommand(output),
+		command.Version(c, output),
+	)
+	return c
+}
+
+// coded gives an error of the station its exit code.
+func coded(err error) error {
+	switch {
+	case errors.Is(err, station.ErrInvalid):
+		return command.WithCode(command.Usage, err)
+	case errors.Is(err, station.ErrDenied):
+		return command.WithCode(command.Denied, err)
+	case errors.Is(err, station.ErrNotFound):
+		return command.WithCode(command.NotFound, err)
+	}
+	return err
+}
