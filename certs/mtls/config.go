@@ -1,9 +1,9 @@
 // Package mtls has the TLS policy of every connection Fleethub makes or accepts, and
 // the verification of peers.
 //
-// TLS 1.3, or 1.2 with ephemeral ECDH, ECDSA certificates and an AEAD; P-256 or
-// X25519; no renegotiation, no compression, no plain text. Both sides present a
-// certificate. Every check of the peer runs in VerifyConnection, which crypto/tls
+// TLS 1.3, or 1.2 with ephemeral ECDH, ECDSA certificates and an AEAD; no
+// renegotiation, no compression, no plain text: see Profile for the details. Both
+// sides present a certificate. Every check of the peer runs in VerifyConnection, which crypto/tls
 // calls on full and on resumed handshakes; VerifyPeerCertificate, which it skips on
 // resumption, is not used.
 package mtls
@@ -16,15 +16,6 @@ import (
 	"github.com/fleethub/fleethub/certs/identity"
 )
 
-// suites12 are the TLS 1.2 cipher suites; those of 1.3 are fixed and all good.
-func suites12() []uint16 {
-	return []uint16{
-		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-		tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-		tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-	}
-}
-
 // ServerOptions is what a hub's TLS listener needs.
 type ServerOptions struct {
 	// Certificate returns the server certificate at each handshake, so that a
@@ -36,15 +27,18 @@ type ServerOptions struct {
 
 	// NextProtos are the ALPN protocols offered; none, and a client's are ignored.
 	NextProtos []string
+
+	Profile Profile // "": ProfileDefault
 }
 
 // ServerConfig returns the TLS configuration of a hub's listener. A connection
 // without a client certificate doesn't pass its handshake.
 func ServerConfig(o ServerOptions) *tls.Config {
+	p := o.Profile.policy()
 	return &tls.Config{
 		MinVersion:       tls.VersionTLS12,
-		CipherSuites:     suites12(),
-		CurvePreferences: []tls.CurveID{tls.CurveP256, tls.X25519},
+		CipherSuites:     p.suites,
+		CurvePreferences: p.accepted,
 		NextProtos:       o.NextProtos,
 		GetCertificate:   func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return o.Certificate() },
 		// Chains are built by Verifier, from the issuers the hub knows, and not by
@@ -61,6 +55,7 @@ type ClientOptions struct {
 	ServerName  string                 // the host name dialled; the hub's certificate must have it
 	Sessions    tls.ClientSessionCache // nil: no resumption
 	NextProtos  []string
+	Profile     Profile // "": ProfileDefault
 }
 
 // ClientConfig returns the TLS configuration of a device, service, operator or
@@ -71,10 +66,11 @@ func ClientConfig(o ClientOptions) *tls.Config {
 	for _, r := range o.Roots {
 		roots.AddCert(r)
 	}
+	p := o.Profile.policy()
 	return &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		CipherSuites:       suites12(),
-		CurvePreferences:   []tls.CurveID{tls.CurveP256},
+		MinVersion:         p.clientMinimum,
+		CipherSuites:       p.suites,
+		CurvePreferences:   p.offered,
 		Certificates:       []tls.Certificate{o.Certificate},
 		RootCAs:            roots,
 		ServerName:         o.ServerName,

@@ -56,6 +56,9 @@ func TestHubSpeaksModernTLSOnly(t *testing.T) {
 			if good := o.serverErr == nil && o.clientErr == nil; good != c.good {
 				t.Errorf("server %v, client %v; want good: %t", o.serverErr, o.clientErr, c.good)
 			}
+			if h.config.MinVersion != tls.VersionTLS12 { // today's suites exclude older ones as well
+				t.Errorf("the hub's minimum is %#x", h.config.MinVersion)
+			}
 			if !c.good && h.calls > 0 {
 				t.Error("the handshake got as far as the certificate")
 			}

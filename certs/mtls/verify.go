@@ -3,7 +3,6 @@ package mtls
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -58,6 +57,7 @@ type anchor struct {
 type snapshot struct {
 	trust   Trust
 	anchors map[string][]anchor // by subject key identifier
+	chains  chainCache
 }
 
 // Verifier decides whose certificate is good. It is safe for concurrent use; SetTrust
@@ -138,48 +138,22 @@ func (v *Verifier) Verify(cs tls.ConnectionState, roles ...identity.Role) (Peer,
 // is short, its boards' certificates are long-lived. That a leaf can't be backdated by
 // a stolen old key is the registry's to see.
 func (v *Verifier) VerifyCertificate(leaf *x509.Certificate, usage x509.ExtKeyUsage, roles ...identity.Role) (Peer, error) {
-	snap := v.current.Load()
-	id, err := identity.FromCertificate(leaf)
+	chain, err := v.current.Load().chain(leaf, usage)
 	if err != nil {
-		// A stranger's certificate is refused for its issuer before its form.
-		if snap.issuer(leaf) == nil {
-			return Peer{}, unknownIssuer(leaf)
-		}
-		return Peer{}, &Refusal{Reason: ReasonIdentity, Detail: err.Error()}
+		return Peer{}, err
 	}
 	refuse := func(reason Reason, format string, args ...any) (Peer, error) {
-		return Peer{}, &Refusal{Reason: reason, Identity: id, Detail: fmt.Sprintf(format, args...)}
-	}
-	issuer := snap.issuer(leaf)
-	if issuer == nil {
-		return Peer{}, unknownIssuer(leaf)
+		return Peer{}, &Refusal{Reason: reason, Identity: chain.identity, Detail: fmt.Sprintf(format, args...)}
 	}
 	if now := v.now(); now.After(leaf.NotAfter) {
 		return refuse(ReasonExpired, "the certificate expired on %s", leaf.NotAfter.UTC().Format(time.RFC3339))
 	} else if now.Before(leaf.NotBefore) {
 		return refuse(ReasonNotYetValid, "the certificate is valid from %s; one of the two clocks is wrong", leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
-	at := leaf.NotBefore
-	if at.Before(issuer.cert.NotBefore) { // a renewed authority vouches for what the same key signed before
-		at = issuer.cert.NotBefore
+	if !slices.Contains(roles, chain.identity.Role) {
+		return refuse(ReasonRole, "a %s certificate is not accepted here", chain.identity.Role)
 	}
-	_, err = leaf.Verify(x509.VerifyOptions{Roots: issuer.pool, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{usage}})
-	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.IncompatibleUsage {
-		return refuse(ReasonUsage, "the certificate is not for this use (extended key usage)")
-	}
-	if err != nil {
-		return refuse(ReasonChain, "%v", err)
-	}
-	if id.TrustDomain != snap.trust.TrustDomain {
-		return refuse(ReasonTrustDomain, "%s is of another trust domain than %s", id, snap.trust.TrustDomain)
-	}
-	if !issuer.kind.MayIssue(id.Role) {
-		return refuse(ReasonRole, "%s is signed by %q, a %s, which may not sign that role", id, issuer.cert.Subject.CommonName, issuer.kind)
-	}
-	if !slices.Contains(roles, id.Role) {
-		return refuse(ReasonRole, "a %s certificate is not accepted here", id.Role)
-	}
-	return Peer{Identity: id, Certificate: leaf, Issuer: issuer.cert}, nil
+	return Peer{Identity: chain.identity, Certificate: leaf, Issuer: chain.issuer}, nil
 }
 
 func unknownIssuer(leaf *x509.Certificate) error {
