@@ -171,6 +171,9 @@ func (c *Client) Watch(ctx context.Context, filter string, deliver func(Message)
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
 			return fmt.Errorf("the hub at %s sent a line that is no event: %w", c.base, err)
 		}
+		if cause := context.Cause(ctx); cause != nil {
+			return cause // what the hub says about that we left is no news
+		}
 		if e.Error != "" {
 			return fmt.Errorf("the hub at %s ended the stream: %s", c.base, e.Error)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -17,6 +18,10 @@ const (
 	watchQueue    = 1024
 	writeDeadline = 10 * time.Second
 )
+
+// stopping is why a stream ends with its context: the hub stops, or its reader is gone
+// and won't see it.
+const stopping = "the hub is stopping"
 
 const streamMediaType = "application/x-ndjson"
 
@@ -127,14 +132,15 @@ func (a *api) watch(w http.ResponseWriter, r *http.Request) {
 				err = s.control.Flush()
 			}
 		case <-ctx.Done():
-			s.end("the hub is stopping") // or the reader is gone and won't see it
+			s.end(stopping)
 			<-ended
 			return
 		case failed := <-ended:
-			if failed == nil {
-				failed = errors.New("the hub ended the stream")
+			why := stopping
+			if ctx.Err() == nil {
+				why = fmt.Sprintf("nothing more to watch: %v", failed)
 			}
-			s.end(failed.Error())
+			s.end(why)
 			return
 		}
 	}

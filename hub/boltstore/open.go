@@ -14,6 +14,7 @@ import (
 
 	"github.com/fleethub/fleethub/certs/pemfile"
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // lockTimeout is how long Open waits for another process to let go of the file.
@@ -86,7 +87,7 @@ func open(path string) (*Store, error) {
 	}
 	_, system := errors.AsType[syscall.Errno](err)
 	switch {
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, berrors.ErrTimeout):
 		return nil, fmt.Errorf("%w: another hub is running on %s; stop it first, or talk to it with `hub device`", ErrLocked, path)
 	case system, errors.Is(err, ErrDamaged):
 		return nil, err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/fleethub/fleethub/hub/registry"
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // filled returns the bytes of a store that holds some devices.
@@ -118,6 +119,7 @@ func TestOpenOnAFolderOrInNoFolderSaysSo(t *testing.T) {
 }
 
 func TestSecondOpenSaysThatAHubIsRunning(t *testing.T) {
+	t.Parallel() // it waits for the lock
 	path := filepath.Join(t.TempDir(), "hub.db")
 	s := openStore(t, path)
 	_, err := Open(path)
@@ -131,6 +133,7 @@ func TestSecondOpenSaysThatAHubIsRunning(t *testing.T) {
 }
 
 func TestManyOpensOfANewStoreMakeOne(t *testing.T) {
+	t.Parallel() // it waits for the lock
 	dir := t.TempDir()
 	path := filepath.Join(dir, "hub.db")
 	var opened sync.WaitGroup
@@ -190,10 +193,10 @@ func TestClosedStoreReturnsErrors(t *testing.T) {
 	if err := errors.Join(s.Close(), s.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Device(t.Context(), "pi-1"); !errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+	if _, err := s.Device(t.Context(), "pi-1"); !errors.Is(err, berrors.ErrDatabaseNotOpen) {
 		t.Fatalf("error = %v", err)
 	}
-	if err := s.Commit(t.Context(), registry.Change{}); !errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+	if err := s.Commit(t.Context(), registry.Change{}); !errors.Is(err, berrors.ErrDatabaseNotOpen) {
 		t.Fatalf("error = %v", err)
 	}
 }
@@ -205,7 +208,7 @@ func FuzzOpenDamagedFile(f *testing.F) {
 	f.Add(uint32(0), byte(0), uint32(len(good)))
 	f.Add(uint32(0), byte(0), uint32(len(good)-1))
 	f.Add(uint32(0), byte(0), uint32(4096*3+17))
-	for offset := uint32(0); offset < uint32(len(good)); offset += 509 {
+	for offset := uint32(0); offset < uint32(len(good)); offset += 4099 {
 		f.Add(offset, byte(0x01), uint32(len(good)))
 	}
 	dir := f.TempDir()

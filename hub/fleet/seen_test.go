@@ -1,11 +1,12 @@
 package fleet
 
 import (
+	"context"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"context"
 
 	"github.com/fleethub/fleethub/hub/registry"
 )
@@ -93,7 +94,16 @@ func TestSeenNeverBlocksOnAStuckStore(t *testing.T) {
 }
 
 // memory is the least of a store, for a test inside a bubble of fake time.
-type memory struct{ changes []registry.Change }
+type memory struct {
+	mu      sync.Mutex // guards changes
+	changes []registry.Change
+}
+
+func (m *memory) committed() []registry.Change {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.changes)
+}
 
 func (m *memory) Device(context.Context, string) (registry.Device, error) {
 	return registry.Device{ID: "pi-1", State: registry.StateActive}, nil
@@ -103,6 +113,8 @@ func (m *memory) Devices(context.Context, string, int) ([]registry.Device, error
 }
 func (m *memory) Audit(context.Context, uint64, int) ([]registry.AuditRecord, error) { return nil, nil }
 func (m *memory) Commit(_ context.Context, c registry.Change) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.changes = append(m.changes, c)
 	return nil
 }
@@ -121,18 +133,18 @@ func TestSightingsAreWrittenInBatches(t *testing.T) {
 			f.Seen("pi-1", time.Now().Add(time.Duration(i)))
 		}
 		synctest.Wait()
-		if len(store.changes) != 0 {
-			t.Fatalf("%d commits before the interval", len(store.changes))
+		if len(store.committed()) != 0 {
+			t.Fatalf("%d commits before the interval", len(store.committed()))
 		}
 		time.Sleep(1500 * time.Millisecond) // fake time
 		synctest.Wait()
-		if len(store.changes) != 1 || len(store.changes[0].Sightings) != 1 {
-			t.Fatalf("commits = %+v, want one with one sighting", store.changes)
+		if len(store.committed()) != 1 || len(store.committed()[0].Sightings) != 1 {
+			t.Fatalf("commits = %+v, want one with one sighting", store.committed())
 		}
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		if len(store.changes) != 1 {
-			t.Fatalf("%d commits without a sighting", len(store.changes))
+		if len(store.committed()) != 1 {
+			t.Fatalf("%d commits without a sighting", len(store.committed()))
 		}
 		if err := f.Close(); err != nil {
 			t.Fatal(err)
