@@ -139,7 +139,7 @@ func decode(payload []byte) (Manifest, error) {
 	d := json.NewDecoder(bytes.NewReader(payload))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&m); err != nil {
-		return m, fmt.Errorf("%w: its contents are malformed: %w", ErrInvalid, err)
+		return m, fmt.Errorf("%w: its contents are malformed: %.160w", ErrInvalid, err)
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return m, fmt.Errorf("%w: something follows its contents", ErrInvalid)

@@ -272,6 +272,7 @@ func TestForgedManifestsAreRefused(t *testing.T) {
 		{name: "station in another case", payload: set("station", "BENCH-1"), sign: station, because: "names station"},
 		{name: "no station", payload: without("station"), sign: station, because: "names station"},
 		{name: "unknown field", payload: set("revoke", true), sign: station, because: "unknown field"},
+		{name: "unknown field of a megabyte", payload: set(strings.Repeat("x", 1<<20), true), sign: station, because: "unknown field"},
 		{name: "unknown field in an entry", payload: set("devices", []any{map[string]any{"certificate": "AA==", "admin": true}}), sign: station, because: "unknown field"},
 		{name: "certificate is not base64", payload: set("devices", []any{map[string]any{"certificate": "*"}}), sign: station, because: "malformed"},
 		{name: "version 0", payload: set("version", 0), sign: station, because: "format version 0"},
