@@ -79,7 +79,7 @@ const (
 	receiveMaximum     = 1024    // QoS 2 messages that a client may leave unreleased
 	serviceWriteBuffer = 8 << 20 // services take the whole fleet's messages
 	deviceWriteBuffer  = 512 << 10
-	writesPending      = 256 // packets between mochi's routing and a connection's buffer; 8 bytes each
+	writesPending      = 64 // wills on their way to one connection; everything else goes there directly
 	takeoverTimeout    = 5 * time.Second
 	sweepInterval      = time.Second
 )
@@ -240,10 +240,10 @@ func (b *Broker) refused(c *client, err error) {
 		reason, detail = r.Reason, r.Detail
 	}
 	id := c.peer.Identity.ID
+	b.log.Warn("connection refused", "reason", reason, "id", id, "role", c.peer.Identity.Role, "remote", c.remote, "detail", detail)
 	if b.config.OnRefused != nil {
 		b.config.OnRefused(string(reason), c.remote, id)
 	}
-	b.log.Warn("connection refused", "reason", reason, "id", id, "role", c.peer.Identity.Role, "remote", c.remote, "detail", detail)
 }
 
 // Disconnect cuts every connection of a device, within a second, and returns

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -251,9 +252,6 @@ func persistent(pk *packets.Packet) { pk.Connect.Clean = false }
 func keepAlive(seconds uint16) option {
 	return func(pk *packets.Packet) { pk.Connect.Keepalive = seconds }
 }
-func clientID(id string) option {
-	return func(pk *packets.Packet) { pk.Connect.ClientIdentifier = id }
-}
 func sessionExpiry(seconds uint32) option {
 	return func(pk *packets.Packet) {
 		pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = seconds, true
@@ -289,11 +287,19 @@ func (w *wire) mustConnect(id string, options ...option) packets.Packet {
 	return ack
 }
 
-// online dials and connects under the credential's own ID.
+// online dials and connects under the credential's own ID, and waits until a
+// device's presence says so.
 func (h *testHub) online(c certtest.Credential, options ...option) *wire {
 	h.t.Helper()
 	w := h.mustDial(c)
 	w.mustConnect(c.Identity.ID, options...)
+	if c.Identity.Role != identity.RoleDevice {
+		return w
+	}
+	until(h.t, c.Identity.ID+" is announced", func() bool {
+		pk, _ := h.mqtt.Topics.Retained.Get(protocol.Presence(c.Identity.ID))
+		return strings.Contains(string(pk.Payload), `"connected"`) && strings.Contains(string(pk.Payload), w.conn.LocalAddr().String())
+	})
 	return w
 }
 

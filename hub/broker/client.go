@@ -61,6 +61,9 @@ type client struct {
 	replays   []replay               // retained messages still to be sent
 	denied    int                    // publishes and subscriptions refused by policy
 
+	queue     sync.Mutex // guards successor, and entering messages into the session
+	successor *client    // the connection that has inherited the session
+
 	mu     sync.Mutex // guards reason
 	reason string     // why the hub ended the connection; "" if it didn't
 }
@@ -102,13 +105,13 @@ func clientOf(cl *mqtt.Client) *client {
 
 // readFirstHeader reads the fixed header of the first packet before mochi
 // spends anything on the connection: it must be a CONNECT of bounded size.
-func (c *client) readFirstHeader(conn *listener.Conn, limit int) error {
+func (c *client) readFirstHeader(r io.Reader, limit int) error {
 	refuse := func(reason mtls.Reason, format string, args ...any) error {
 		return &admission.Refusal{Reason: reason, Identity: c.peer.Identity, Detail: fmt.Sprintf(format, args...)}
 	}
 	var one [1]byte
 	for size, shift := 0, 0; ; {
-		if _, err := io.ReadFull(conn, one[:]); err != nil {
+		if _, err := io.ReadFull(r, one[:]); err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				return refuse(ReasonConnectTimeout, "no CONNECT arrived in time")
 			}

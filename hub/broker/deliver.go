@@ -11,9 +11,134 @@ import (
 	"github.com/fleethub/fleethub/hub/policy"
 )
 
-// OnACLCheck is asked before every delivery and for every filter that
-// OnSubscribe let pass. It runs on the publisher's goroutine, and holds it while
-// the receiver's stored messages are being resent, so that order is kept.
+// route gives an accepted message to everybody who may have it: retained, then
+// to watchers, then to subscribers, live or stored. When it returns, the message
+// is in the connection's write buffer or in the session's queue of each. mochi
+// would put it into a queue of a few hundred packets per client, and lose it,
+// whatever its QoS, where that is full.
+func (b *Broker) route(pk packets.Packet) {
+	if pk.FixedHeader.Retain {
+		b.mqtt.Topics.RetainMessage(pk.Copy(false))
+	}
+	subscribers := b.mqtt.Topics.Subscribers(pk.TopicName)
+	for _, s := range subscribers.InlineSubscriptions {
+		s.Handler(nil, s.Subscription, pk)
+	}
+	if len(subscribers.Shared) > 0 {
+		b.selectShared(subscribers)
+	}
+	for key, sub := range subscribers.Subscriptions {
+		if cl, ok := b.mqtt.Clients.Get(key); ok {
+			b.deliver(cl, sub, pk)
+		}
+	}
+}
+
+// selectShared picks one subscriber of each shared subscription, a connected
+// one if there is any.
+func (b *Broker) selectShared(subscribers *mqtt.Subscribers) {
+	subscribers.SharedSelected = make(map[string]packets.Subscription)
+	for _, members := range subscribers.Shared {
+		var chosen string
+		for key := range members { // in random order
+			chosen = key
+			if cl, ok := b.mqtt.Clients.Get(key); ok && !cl.Closed() {
+				break
+			}
+		}
+		sub := members[chosen]
+		if other, ok := subscribers.SharedSelected[chosen]; ok {
+			sub = other.Merge(sub)
+		}
+		subscribers.SharedSelected[chosen] = sub
+	}
+	subscribers.MergeSharedSelected()
+}
+
+// deliver gives one message to one subscriber. Policy is asked again, for rules
+// and labels may have changed since it subscribed. The publisher's goroutine
+// waits here while the subscriber's stored messages are being resent, and for
+// nothing else.
+//
+// Full queues: QoS 0 is dropped for a subscriber that lags; QoS 1 and 2 are
+// dropped when maxInflight of them are unacknowledged. Both are counted.
+func (b *Broker) deliver(cl *mqtt.Client, sub packets.Subscription, pk packets.Packet) {
+	c := clientOf(cl)
+	if c == nil || sub.NoLocal && pk.Origin == cl.ID { // [MQTT-3.8.3-3]
+		return
+	}
+	if !policy.Allow(c.subject, policy.Receive, pk.TopicName).Allowed {
+		b.counters.withheld.Add(1)
+		return
+	}
+	<-c.ready
+	out := pk // what the two share, nobody changes
+	out.FixedHeader.Dup, out.PacketID = false, 0
+	out.FixedHeader.Qos = min(pk.FixedHeader.Qos, sub.Qos)
+	out.FixedHeader.Retain = pk.FixedHeader.Retain && sub.RetainAsPublished && c.version == 5 // [MQTT-3.3.1-12, -13]
+	out.Properties.SubscriptionIdentifier = identifiers(sub)
+	if out.FixedHeader.Qos == 0 {
+		conn := c.conn.Load()
+		switch {
+		case conn == nil || cl.Closed():
+		case conn.Lags():
+			b.counters.dropped.Add(1)
+		default:
+			_ = cl.WritePacket(out) // an error means that it is closing
+		}
+		return
+	}
+	switch successor, err := c.enqueue(cl, &out); {
+	case successor != nil:
+		<-successor.ready
+		if next, ok := b.mqtt.Clients.Get(cl.ID); ok && next != cl {
+			b.deliver(next, sub, pk)
+			return
+		}
+		b.counters.dropped.Add(1)
+	case err != nil:
+		b.counters.dropped.Add(1)
+	case !cl.Closed():
+		_ = cl.WritePacket(out) // or it is held back by the window, or closing
+	}
+}
+
+// identifiers returns the subscription identifiers that go with a message
+// [MQTT-3.3.4-3].
+func identifiers(sub packets.Subscription) []int {
+	var ids []int
+	for _, id := range sub.Identifiers {
+		if id > 0 {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// enqueue enters a QoS 1 or 2 message into the session and gives it a packet
+// identifier. If the session has just passed to another connection, it returns
+// that: entered here, the message would be lost.
+func (c *client) enqueue(cl *mqtt.Client, out *packets.Packet) (successor *client, err error) {
+	c.queue.Lock()
+	defer c.queue.Unlock()
+	if c.successor != nil {
+		return c.successor, nil
+	}
+	if cl.State.Inflight.Len() >= maxInflight {
+		return nil, packets.ErrQuotaExceeded
+	}
+	id, err := cl.NextPacketID()
+	if err != nil {
+		return nil, err
+	}
+	out.PacketID = uint16(id)
+	cl.State.Inflight.Set(*out)
+	return nil, nil
+}
+
+// OnACLCheck is asked for every filter that OnSubscribe let pass, and before
+// each delivery of a will, which mochi routes itself.
 func (h *hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 	c := clientOf(cl)
 	if c == nil {
@@ -26,8 +151,7 @@ func (h *hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 	case strings.HasPrefix(topic, "$share/"), strings.ContainsAny(topic, "+#"):
 		action = policy.Subscribe
 	}
-	allowed := policy.Allow(c.subject, action, topic).Allowed
-	if !allowed {
+	if !policy.Allow(c.subject, action, topic).Allowed {
 		h.b.counters.withheld.Add(1)
 		return false
 	}
@@ -42,8 +166,8 @@ func (c *client) open() {
 	}
 }
 
-// OnPublishDropped counts a message that was lost because its receiver's queue
-// was full.
+// OnPublishDropped counts a will that was lost because its receiver's queue was
+// full.
 func (h *hook) OnPublishDropped(*mqtt.Client, packets.Packet) { h.b.counters.dropped.Add(1) }
 
 // inherit prepares a stored session for its client: it drops the subscriptions
@@ -56,6 +180,11 @@ func (b *Broker) inherit(c *client, existing *mqtt.Client) {
 			b.mqtt.Topics.Unsubscribe(filter, existing.ID)
 			b.counters.withheld.Add(1)
 		}
+	}
+	if old := clientOf(existing); old != nil {
+		old.queue.Lock()
+		old.successor = c // from here on, deliveries wait for us
+		old.queue.Unlock()
 	}
 	now := b.config.Now().Unix()
 	for _, pk := range existing.State.Inflight.GetAll(false) {

@@ -257,3 +257,93 @@ func TestDisconnectDoesNotWaitForThePeer(t *testing.T) {
 		t.Error("the device is still connected")
 	}
 }
+
+// TestNoCommandIsLostWhileADeviceKeepsReconnecting takes the session over again
+// and again while commands arrive: each comes at least once, and for the first
+// time in its order.
+func TestNoCommandIsLostWhileADeviceKeepsReconnecting(t *testing.T) {
+	h := startHub(t)
+	c := h.device("pi-1")
+	device := h.online(c, persistent)
+	device.subscribe(1, 1, "d/pi-1/cmd/#")
+	service := h.online(h.pki.Service("backend"))
+	const n = 400
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		for i := 1; i <= n; i++ {
+			data, _ := encode(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, TopicName: "d/pi-1/cmd/step/1", Payload: fmt.Append(nil, i), PacketID: uint16(i)})
+			if _, err := service.conn.Write(data); err != nil {
+				t.Error(err)
+				return
+			}
+			if pk, err := service.read(); err != nil || pk.FixedHeader.Type != packets.Puback {
+				t.Errorf("packet type %d: %v", pk.FixedHeader.Type, err)
+				return
+			}
+		}
+	})
+	next := 1
+	for reads := 0; next <= n; reads++ {
+		if reads%25 == 24 { // the next connection cuts this one
+			device = h.mustDial(c)
+			if ack := device.mustConnect("pi-1", persistent); !ack.SessionPresent {
+				t.Fatal("no session")
+			}
+		}
+		pk := device.expect(packets.Publish)
+		var i int
+		if _, err := fmt.Sscan(string(pk.Payload), &i); err != nil || i > next {
+			t.Fatalf("%q came instead of %d", pk.Payload, next)
+		}
+		next = max(next, i+1)
+		must(t, device.send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: pk.PacketID}))
+	}
+	sending.Wait()
+	if d := h.Stats().Dropped; d != 0 {
+		t.Errorf("%d dropped", d)
+	}
+}
+
+func TestSharedSubscriptionGoesToOneConnectedMember(t *testing.T) {
+	h := startHub(t)
+	c := h.pki.Service("workers")
+	away := h.mustDial(c)
+	away.mustConnect("workers:away", persistent)
+	away.subscribe(1, 1, "$share/g/d/+/tele/#")
+	away.disconnect()
+	until(t, "the member is away", func() bool { return h.Stats().Services == 0 })
+	here := h.mustDial(c)
+	here.mustConnect("workers:here")
+	here.subscribe(1, 1, "$share/g/d/+/tele/#")
+	device := h.online(h.device("pi-1"))
+	for i := range 20 {
+		device.publish("d/pi-1/tele/x", fmt.Sprint(i), 1, uint16(i+1))
+		if pk := here.expect(packets.Publish); string(pk.Payload) != fmt.Sprint(i) {
+			t.Fatalf("got %q, want %d", pk.Payload, i)
+		}
+	}
+}
+
+func TestRetainFlagAndSubscriptionIdentifier(t *testing.T) {
+	h := startHub(t)
+	service := h.online(h.pki.Service("backend"), v5)
+	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1, Filters: packets.Subscriptions{{Filter: "d/+/twin/reported", RetainAsPublished: true}}}
+	pk.Properties.SubscriptionIdentifier = []int{7}
+	must(t, service.send(pk))
+	service.expect(packets.Suback)
+	plain := h.online(h.pki.Service("plain"), v5)
+	plain.subscribe(1, 0, "d/+/twin/reported")
+	device := h.online(h.device("pi-1"))
+	must(t, device.send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish, Retain: true}, TopicName: "d/pi-1/twin/reported", Payload: []byte("{}")}))
+	if got := service.expect(packets.Publish); !got.FixedHeader.Retain || len(got.Properties.SubscriptionIdentifier) != 1 || got.Properties.SubscriptionIdentifier[0] != 7 {
+		t.Errorf("retain %v, identifiers %v; want as published, 7", got.FixedHeader.Retain, got.Properties.SubscriptionIdentifier)
+	}
+	if got := plain.expect(packets.Publish); got.FixedHeader.Retain {
+		t.Error("a live message has the retain flag")
+	}
+	late := h.online(h.pki.Service("late"))
+	late.subscribe(1, 0, "d/pi-1/twin/#", "d/+/twin/reported")
+	if got := late.expect(packets.Publish); !got.FixedHeader.Retain || string(got.Payload) != "{}" {
+		t.Errorf("retained: %v %q", got.FixedHeader.Retain, got.Payload)
+	}
+}

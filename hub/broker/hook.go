@@ -75,7 +75,6 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 // acknowledged, and acknowledged messages are gone, so others may follow.
 func (h *hook) OnPacketProcessed(cl *mqtt.Client, _ packets.Packet, _ error) {
 	if c := clientOf(cl); c != nil {
-		c.startReplays()
 		c.sendHeld(cl)
 		c.sendRetained(cl)
 	}

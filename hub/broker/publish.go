@@ -8,7 +8,7 @@ import (
 )
 
 // A message's way in: readPublish judges it, mochi checks its form, OnPublish
-// acts on the verdict, mochi routes it, OnPublished acknowledges it.
+// acts on the verdict and routes it, OnPublished acknowledges it.
 //
 // mochi would do the judging and acknowledging itself, were its client not
 // marked inline (see OnConnect). It would acknowledge before it routes, keep
@@ -77,9 +77,11 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 		}
 		h.b.counters.published.Add(1)
 	}
-	// The order of acceptance, for queues: every copy that mochi makes of the
-	// packet keeps this field, and the encoder sets it anew.
+	// The order of acceptance, for queues: every copy of the packet keeps this
+	// field, and the encoder sets it anew.
 	pk.FixedHeader.Remaining = int(h.b.sequence.Add(1))
+	h.b.route(pk)
+	pk.Ignore = true // so mochi routes nothing
 	return pk, nil
 }
 

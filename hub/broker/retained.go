@@ -11,7 +11,7 @@ import (
 // match into a client's queue at once and loses what doesn't fit: a service
 // that asks for presence/# would learn of a few hundred devices.
 
-// replay is a subscription that is owed retained messages.
+// replay is a subscription that is owed the retained messages of its time.
 type replay struct {
 	sub    packets.Subscription
 	topics []string // still to be sent
@@ -29,7 +29,8 @@ func (c *client) wantRetained(cl *mqtt.Client, sub *packets.Subscription) {
 	c.wanted = append(c.wanted, *sub)
 }
 
-// startReplays begins to send what was subscribed, once the SUBACK is written.
+// startReplays notes what is retained for the filters just subscribed. It runs
+// before the SUBACK, so what is published after that comes once.
 func (c *client) startReplays() {
 	for _, sub := range c.wanted {
 		r := replay{sub: sub}
@@ -41,7 +42,7 @@ func (c *client) startReplays() {
 	c.wanted = nil
 }
 
-// sendRetained sends retained messages until the session's inflight table is
+// sendRetained, after the SUBACK, sends retained messages until the session's inflight table is
 // half full; acknowledgements bring us back here. What is sent is the value of
 // that moment, so that a newer one is never followed by an older.
 func (c *client) sendRetained(cl *mqtt.Client) {

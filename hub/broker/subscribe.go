@@ -71,4 +71,5 @@ func (h *hook) OnSubscribed(cl *mqtt.Client, _ packets.Packet, codes []byte) {
 		}
 	}
 	c.subCodes = nil
+	c.startReplays()
 }

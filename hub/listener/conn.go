@@ -81,6 +81,14 @@ func (c *Conn) SetWriteBuffer(n int) {
 	c.limit = n
 }
 
+// Lags reports whether more than half of the write buffer is waiting for the
+// peer: time to drop what may be dropped.
+func (c *Conn) Lags() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pending != nil && len(*c.pending) > c.limit/2
+}
+
 // Read reads what the peer sent. After Close it returns net.ErrClosed.
 func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.tls.Read(p)

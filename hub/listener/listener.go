@@ -306,8 +306,8 @@ func (l *Listener) finish(c *Conn) {
 }
 
 func (l *Listener) refused(remote net.Addr, reason, id, detail string) {
-	l.config.Observer.OnRefused(reason, remote, id)
 	l.config.Log.Warn("connection refused", "reason", reason, "id", id, "remote", remote, "detail", detail)
+	l.config.Observer.OnRefused(reason, remote, id)
 }
 
 // explain turns a handshake's error into a reason, the identity claimed, and a
