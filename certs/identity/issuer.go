@@ -10,14 +10,15 @@ import (
 
 // IssuerKind is what a CA certificate may sign. It is written as the organizational
 // unit of the CA's own subject, under its issuer's signature, so a holder of a
-// factory key can't promote itself.
+// factory key can't promote itself. The words are short because every leaf repeats
+// its issuer's subject, in every full handshake.
 type IssuerKind string
 
 // The three kinds of CA.
 const (
-	KindRoot        IssuerKind = "root CA"
-	KindFactory     IssuerKind = "factory issuing CA"     // one per station: devices only
-	KindOperational IssuerKind = "operational issuing CA" // at the hub: every role
+	KindRoot        IssuerKind = "root"
+	KindFactory     IssuerKind = "factory"     // issuing CA of one station: devices only
+	KindOperational IssuerKind = "operational" // issuing CA at the hub: every role
 )
 
 // KindOf returns what ca may sign, from its subject. ca's own signature is the

@@ -15,6 +15,7 @@ package issuance
 import (
 	"crypto"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -121,7 +122,8 @@ type CARequest struct {
 
 // IssueCA signs an issuing CA. Only a root can. The CA may sign leaves only (path
 // length 0), in its trust domain only (RFC 5280 §4.2.1.10), and, if of the factory
-// kind, neither host names nor server certificates.
+// kind, no server certificates. Host names are not excluded: OpenSSL would hold a
+// device's ID with a dot in it, as common name, against that.
 func (i *Issuer) IssueCA(r CARequest) (*x509.Certificate, error) {
 	if i.kind != identity.KindRoot {
 		return nil, fmt.Errorf("issue CA %s: %w: %q is a %s", r.Name, ErrAuthority, i.cert.Subject.CommonName, i.kind)
@@ -138,13 +140,12 @@ func (i *Issuer) IssueCA(r CARequest) (*x509.Certificate, error) {
 	default:
 		return nil, fmt.Errorf("issue CA %s: kind %q is neither factory nor operational", r.Name, r.Kind)
 	}
-	template := caTemplate(r.Kind, r.Name, r.TrustDomain)
+	template := caTemplate(r.Kind, r.Name)
 	template.MaxPathLenZero = true
 	template.ExtKeyUsage = profile.extKeyUsage
 	template.PermittedDNSDomainsCritical = true // the whole extension is critical
 	template.PermittedURIDomains = []string{r.TrustDomain}
 	if r.Kind == identity.KindFactory {
-		template.ExcludedDNSDomains = []string{""} // every name
 		template.ExcludedIPRanges = []*net.IPNet{
 			{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)},
 			{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)},
@@ -162,16 +163,17 @@ func NewRoot(trustDomain string, key crypto.Signer, valid time.Duration, now fun
 	if now == nil {
 		now = time.Now
 	}
-	template := caTemplate(identity.KindRoot, "Fleethub root", trustDomain)
+	template := caTemplate(identity.KindRoot, trustDomain)
 	template.MaxPathLen = 1
 	root := &Issuer{cert: template, kind: identity.KindRoot, key: key, now: now}
 	template.NotBefore, template.NotAfter = root.window(RootProfile().lifetime(valid))
 	return root.sign(template, key.Public(), RootProfile().lifetime(valid), "root of "+trustDomain)
 }
 
-func caTemplate(kind identity.IssuerKind, name, trustDomain string) *x509.Certificate {
+func caTemplate(kind identity.IssuerKind, name string) *x509.Certificate {
 	return &x509.Certificate{
-		Subject: pkix.Name{Organization: []string{trustDomain}, OrganizationalUnit: []string{string(kind)}, CommonName: name},
+		// No organization: every leaf repeats this name, and the trust domain is in its SPIFFE ID.
+		Subject: pkix.Name{OrganizationalUnit: []string{string(kind)}, CommonName: name},
 		// A CA's key also signs manifests and, later, receipts.
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
 		BasicConstraintsValid: true,
@@ -211,6 +213,13 @@ func (i *Issuer) sign(template *x509.Certificate, pub crypto.PublicKey, valid ti
 		}
 		template.SerialNumber = serial
 	}
+	if template.IsCA {
+		id, err := keyIdentifier(pub)
+		if err != nil {
+			return nil, fmt.Errorf("issue %s: %w", what, err)
+		}
+		template.SubjectKeyId = id
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, i.cert, pub, i.key)
 	if err != nil {
 		return nil, fmt.Errorf("issue %s: %w", what, err)
@@ -220,6 +229,18 @@ func (i *Issuer) sign(template *x509.Certificate, pub crypto.PublicKey, valid ti
 		return nil, fmt.Errorf("issue %s: what was signed can't be read back: %w", what, err)
 	}
 	return cert, nil
+}
+
+// keyIdentifier returns the first eight octets of the SHA-256 of the public key (RFC
+// 7093 §2 method 1, cut shorter: RFC 5280 §4.2.1.2 leaves the method to the CA). It
+// tells the few CAs of a fleet apart, and every leaf repeats it.
+func keyIdentifier(pub crypto.PublicKey) ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(der)
+	return sum[:8], nil
 }
 
 func samePublicKey(a, b crypto.PublicKey) bool {

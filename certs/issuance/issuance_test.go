@@ -164,9 +164,9 @@ func TestCACertificatesSayWhatTheirKindSays(t *testing.T) {
 		excludedIP  []string
 		valid       time.Duration
 	}{
-		{p.root, identity.KindRoot, "Fleethub root", 1, nil, nil, nil, nil, 25 * year},
+		{p.root, identity.KindRoot, domain, 1, nil, nil, nil, nil, 25 * year},
 		{p.operational, identity.KindOperational, "hub", 0, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}, []string{domain}, nil, nil, 5 * year},
-		{p.factory, identity.KindFactory, "bench-1", 0, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, []string{domain}, []string{""}, []string{"0.0.0.0/0", "::/0"}, 90 * day},
+		{p.factory, identity.KindFactory, "bench-1", 0, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, []string{domain}, nil, []string{"0.0.0.0/0", "::/0"}, 90 * day},
 	} {
 		t.Run(string(c.kind), func(t *testing.T) {
 			t.Parallel()
@@ -175,7 +175,7 @@ func TestCACertificatesSayWhatTheirKindSays(t *testing.T) {
 			if err != nil || kind != c.kind || c.issuer.Kind() != c.kind {
 				t.Errorf("it is a %s, %v", kind, err)
 			}
-			if want := "CN=" + c.name + ",OU=" + string(c.kind) + ",O=" + domain; cert.Subject.String() != want {
+			if want := "CN=" + c.name + ",OU=" + string(c.kind); cert.Subject.String() != want {
 				t.Errorf("subject %s, want %s", cert.Subject, want)
 			}
 			if !cert.IsCA || cert.MaxPathLen != c.pathLength || cert.MaxPathLenZero != (c.pathLength == 0) {

@@ -84,7 +84,21 @@ func ClientConfig(o ClientOptions) *tls.Config {
 			if id.Role != identity.RoleHub {
 				return fmt.Errorf("the server at %s presented a %s certificate, not a hub's", o.ServerName, id.Role)
 			}
-			return nil
+			return requireIssuerOf(id, cs.VerifiedChains)
 		},
 	}
+}
+
+// requireIssuerOf refuses an identity whose role its issuer may not sign: a stolen
+// factory key makes no hub.
+func requireIssuerOf(id identity.Identity, chains [][]*x509.Certificate) error {
+	for _, chain := range chains {
+		if len(chain) < 2 {
+			continue
+		}
+		if kind, err := identity.KindOf(chain[1]); err == nil && kind.MayIssue(id.Role) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is signed by no CA that may sign that role", id)
 }
