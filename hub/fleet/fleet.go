@@ -49,6 +49,10 @@ type Config struct {
 	// every factory CA that one of Roots signed.
 	Issuers func() []*x509.Certificate
 
+	// BeforeImport is called before a manifest is judged by Issuers, so that a station
+	// authorized a minute ago is among them. Nil: nothing is called.
+	BeforeImport func()
+
 	Now           func() time.Time // nil: time.Now
 	Log           *slog.Logger     // nil: nothing is logged
 	FlushInterval time.Duration    // how long a sighting may wait in memory; 0: one second
@@ -59,6 +63,7 @@ type Config struct {
 type Fleet struct {
 	config Config
 	index  sync.Map // device ID → *registry.Status, never changed once stored
+	ticket resumable
 
 	// turn holds one token: whoever takes it may write. Records are read, changed,
 	// committed and published in one turn, so the index follows the store's order.
@@ -128,6 +133,9 @@ func Open(config Config) (*Fleet, error) {
 		sightings: make(chan registry.Sighting, sightingQueue),
 		stop:      make(chan struct{}),
 	}
+	if err := f.ticket.init(); err != nil {
+		return nil, err
+	}
 	for after := ""; ; {
 		page, err := config.Store.Devices(context.Background(), after, loadPage)
 		if err != nil {
@@ -171,6 +179,7 @@ func (f *Fleet) publish(d *registry.Device) {
 		status.State = state
 	}
 	f.index.Store(d.ID, &status)
+	f.ticket.publish(d)
 }
 
 // Device returns the record of that ID, or ErrUnknownDevice.

@@ -43,6 +43,9 @@ type ImportReport struct {
 // owns. A known device gets a new certificate only from the station that made it, and
 // only if the entry names the one it supersedes; a revoked device gets none.
 func (f *Fleet) Import(ctx context.Context, data []byte, actor Actor) (ImportReport, error) {
+	if f.config.BeforeImport != nil {
+		f.config.BeforeImport()
+	}
 	record := f.audit(actor, "manifest.import", "")
 	m, issuer, err := manifest.Open(data, f.config.Roots, f.config.Now())
 	if err == nil {

@@ -15,17 +15,21 @@ import (
 	"github.com/fleethub/fleethub/certs/pemfile"
 )
 
-// renewInterval is how often the server certificate's remaining lifetime is looked at.
-const renewInterval = 12 * time.Hour
+// freshInterval is how often the age of the server certificate and of the ticket key
+// is looked at.
+const freshInterval = time.Hour
 
-// keepCertificateFresh renews the server certificate now and then, until ctx ends. A
+// keepFresh renews the server certificate and the ticket key in time, until ctx ends. A
 // hub that ran for a year must not lock its fleet out by an expired certificate.
-func (h *Hub) keepCertificateFresh(ctx context.Context) {
-	tick := time.NewTicker(renewInterval)
+func (h *Hub) keepFresh(ctx context.Context) {
+	tick := time.NewTicker(freshInterval)
 	defer tick.Stop()
 	for {
 		if err := h.renewCertificate(time.Now()); err != nil {
 			h.log.Error("server certificate not renewed", "error", err)
+		}
+		if err := h.tickets.RotateIfDue(); err != nil {
+			h.log.Error("ticket key not rotated, the former stays in use", "error", err)
 		}
 		select {
 		case <-tick.C:

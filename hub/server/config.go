@@ -15,6 +15,8 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/hub/ticket"
 )
 
 // Config is everything a hub can be told. Its zero value is not useful: start from
@@ -40,6 +42,8 @@ type MQTTConfig struct {
 	MaxPacketSize    int           `yaml:"max_packet_size"` // bytes
 	HandshakeTimeout time.Duration `yaml:"handshake_timeout"`
 	ConnectTimeout   time.Duration `yaml:"connect_timeout"`
+	TLSProfile       string        `yaml:"tls_profile"`
+	TicketLifetime   time.Duration `yaml:"ticket_lifetime"`
 }
 
 // HTTPSConfig is the operators' door.
@@ -76,6 +80,8 @@ func DefaultConfig(dir string) Config {
 			MaxPacketSize:    256 << 10,
 			HandshakeTimeout: 5 * time.Second,
 			ConnectTimeout:   10 * time.Second,
+			TLSProfile:       string(mtls.ProfileDefault),
+			TicketLifetime:   ticket.DefaultLifetime,
 		},
 		HTTPS:   HTTPSConfig{Addr: ":8443"},
 		Metrics: MetricsConfig{Addr: "127.0.0.1:9464"},
@@ -130,10 +136,14 @@ func (c Config) Check() error {
 		{"mqtt.max_packet_size", c.MQTT.MaxPacketSize, 1 << 10, 256 << 20},
 		{"mqtt.handshake_timeout (ms)", int(c.MQTT.HandshakeTimeout.Milliseconds()), 100, 60_000},
 		{"mqtt.connect_timeout (ms)", int(c.MQTT.ConnectTimeout.Milliseconds()), 100, 60_000},
+		{"mqtt.ticket_lifetime (s)", int(c.MQTT.TicketLifetime.Seconds()), 60, int(ticket.MaxLifetime.Seconds())},
 	} {
 		if n.value < n.low || n.value > n.up {
 			return fmt.Errorf("%s: %d is not between %d and %d", n.key, n.value, n.low, n.up)
 		}
+	}
+	if _, err := mtls.ParseProfile(c.MQTT.TLSProfile); err != nil {
+		return fmt.Errorf("mqtt.tls_profile: %w", err)
 	}
 	if _, err := parseLevel(c.Log.Level); err != nil {
 		return err

@@ -5,6 +5,7 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -30,7 +31,11 @@ import (
 	"github.com/fleethub/fleethub/hub/fleet"
 	"github.com/fleethub/fleethub/hub/listener"
 	"github.com/fleethub/fleethub/hub/session"
+	"github.com/fleethub/fleethub/hub/ticket"
 )
+
+// ticketFile is where the ring of ticket keys is kept in a hub's folder.
+const ticketFile = "tickets.json"
 
 // drainTimeout bounds the orderly end: what is not done by then is cut.
 const drainTimeout = 10 * time.Second
@@ -49,6 +54,8 @@ type Hub struct {
 	fleet       *fleet.Fleet
 	sessions    *session.Table
 	admission   *admission.Admission
+	tickets     *ticket.Ring
+	codec       *ticket.Codec
 	broker      *broker.Broker
 	mqtt        *listener.Listener
 	api         *http.Server
@@ -108,7 +115,8 @@ func (h *Hub) load() error {
 		return err
 	}
 	h.fleet, err = fleet.Open(fleet.Config{
-		Store: h.store, Sessions: deviceSessions{h}, TrustDomain: h.config.TrustDomain, Roots: trust.Roots, Issuers: h.issuers, Log: h.log,
+		Store: h.store, Sessions: deviceSessions{h}, TrustDomain: h.config.TrustDomain, Roots: trust.Roots,
+		Issuers: func() []*x509.Certificate { return h.verifier.Trust().Issuers }, BeforeImport: h.refreshTrust, Log: h.log,
 	})
 	if err != nil {
 		return err
@@ -121,8 +129,14 @@ func (h *Hub) load() error {
 	if err != nil {
 		return err
 	}
+	if h.tickets, err = ticket.OpenRing(filepath.Join(h.config.Dir, ticketFile), ticket.Config{Lifetime: h.config.MQTT.TicketLifetime}); err != nil {
+		return command.WithCode(command.BadConfig, err)
+	}
+	h.codec = ticket.New(h.tickets, h.fleet, nil)
+	mqttTLS := mtls.ServerConfig(mtls.ServerOptions{Certificate: h.certificate.Certificate, Profile: mtls.Profile(h.config.MQTT.TLSProfile)})
+	h.codec.Install(mqttTLS)
 	h.mqtt = listener.New(listener.Config{
-		TLS:              mtls.ServerConfig(mtls.ServerOptions{Certificate: h.certificate.Certificate}),
+		TLS:              mqttTLS,
 		Verify:           h.verifyMQTT,
 		Handle:           h.broker.Serve,
 		HandshakeTimeout: h.config.MQTT.HandshakeTimeout,
@@ -149,12 +163,13 @@ func (h *Hub) verifyMQTT(cs tls.ConnectionState) (mtls.Peer, error) {
 	return peer, h.admission.Check(peer)
 }
 
-// verifyAPI admits operators, likewise.
+// verifyAPI lets in whoever is of this fleet, likewise. The API itself asks each request
+// for an operator's certificate, and says what it misses: an alert could not.
 func (h *Hub) verifyAPI(cs tls.ConnectionState) error {
-	_, err := h.verifier.Verify(cs, identity.RoleOperator)
+	_, err := h.verifier.Verify(cs, identity.RoleOperator, identity.RoleService, identity.RoleDevice, identity.RoleStation)
 	if refusal, ok := errors.AsType[*mtls.Refusal](err); ok {
 		h.metrics.refused.WithLabelValues("api-" + string(refusal.Reason)).Inc()
-		h.log.Warn("operator refused", "reason", refusal.Reason, "detail", refusal.Detail)
+		h.log.Warn("API connection refused", "reason", refusal.Reason, "detail", refusal.Detail)
 	}
 	return err
 }
@@ -206,7 +221,7 @@ func (h *Hub) Start() error {
 	h.running.Go(func() { h.fail("MQTT", h.mqtt.Serve(mqtt)) })
 	h.running.Go(func() { h.fail("HTTPS", h.api.ServeTLS(https, "", "")) })
 	h.running.Go(func() { h.fail("metrics", h.health.Serve(metrics)) })
-	h.running.Go(func() { h.keepCertificateFresh(ctx) })
+	h.running.Go(func() { h.keepFresh(ctx) })
 	h.running.Go(func() { watchdog(ctx) })
 	if err := h.writeEndpoint(); err != nil {
 		return err

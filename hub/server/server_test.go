@@ -238,7 +238,7 @@ func startAlone(t *testing.T, config server.Config) error {
 		t.Fatal(err)
 	}
 	os.Remove(filepath.Join(dir, "hub.db"))
-	for _, key := range []string{"tls/server.key", "operator/operator.key"} { // CopyFS widens modes
+	for _, key := range []string{"tls/server.key", "operator/operator.key", "tickets.json"} { // CopyFS widens modes
 		if err := os.Chmod(filepath.Join(dir, key), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,11 +53,10 @@ func (h *Hub) reloadTrust() error {
 	return nil
 }
 
-// issuers returns the issuing CAs of this moment, for the import of a manifest: a
-// station authorized a minute ago needs no restart.
-func (h *Hub) issuers() []*x509.Certificate {
+// refreshTrust is reloadTrust before the import of a manifest: a station authorized a
+// minute ago needs no restart.
+func (h *Hub) refreshTrust() {
 	if err := h.reloadTrust(); err != nil {
 		h.log.Error("trust not reloaded, the former stays in force", "error", err)
 	}
-	return h.verifier.Trust().Issuers
 }

@@ -1,8 +1,6 @@
 package ticket
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
@@ -16,12 +14,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tink-crypto/tink-go/v2/daead/subtle"
+
 	"github.com/fleethub/fleethub/certs/pemfile"
 )
 
 const (
-	keyIDSize  = 4
-	nonceSize  = 12
+	keyIDSize  = 2
 	secretSize = 32
 )
 
@@ -52,16 +51,16 @@ type Ring struct {
 
 // ringState is immutable.
 type ringState struct {
-	keys   []key // newest first
-	byID   map[[keyIDSize]byte]*key
-	epochs map[string]uint16 // by hex subject key identifier of the issuer; absent is 0
+	keys  []key // newest first
+	byID  map[[keyIDSize]byte]*key
+	drops map[string]time.Time // of issuers, by hex subject key identifier: tickets made until then are worth nothing
 }
 
 type key struct {
 	id      [keyIDSize]byte
 	created time.Time
 	secret  [secretSize]byte
-	aead    cipher.AEAD
+	siv     *subtle.AESSIV
 }
 
 // Config is what a Ring needs beside its file.
@@ -145,22 +144,22 @@ func (r *Ring) Drop() error {
 	return r.change(func(next *ringState) error { return next.prepend(r.now(), nil) })
 }
 
-// DropIssuer makes every ticket of devices of that issuing CA worthless, by the CA's
-// subject key identifier.
+// DropIssuer makes every ticket made until now for devices of that issuing CA
+// worthless, by the CA's subject key identifier; those of this second included.
 func (r *Ring) DropIssuer(subjectKeyID []byte) error {
 	return r.change(func(next *ringState) error {
-		next.epochs[hex.EncodeToString(subjectKeyID)]++
+		next.drops[hex.EncodeToString(subjectKeyID)] = r.now().Truncate(time.Second)
 		return nil
 	})
 }
 
-// Epoch returns the issuer's epoch, which a ticket must name.
-func (r *Ring) Epoch(subjectKeyID []byte) uint16 {
-	epochs := r.current.Load().epochs
-	if len(epochs) == 0 {
-		return 0
+// dropped returns when the issuer's tickets were last dropped, zero if never.
+func (r *Ring) dropped(subjectKeyID []byte) time.Time {
+	drops := r.current.Load().drops
+	if len(drops) == 0 {
+		return time.Time{}
 	}
-	return epochs[hex.EncodeToString(subjectKeyID)]
+	return drops[hex.EncodeToString(subjectKeyID)]
 }
 
 // change makes a copy of the state, has it changed, writes it, and puts it in force.
@@ -168,9 +167,11 @@ func (r *Ring) change(edit func(next *ringState) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old := r.current.Load()
-	next := &ringState{keys: old.keys, epochs: make(map[string]uint16, len(old.epochs))}
-	for k, v := range old.epochs {
-		next.epochs[k] = v
+	next := &ringState{keys: old.keys, drops: make(map[string]time.Time, len(old.drops))}
+	for issuer, at := range old.drops {
+		if r.now().Sub(at) <= MaxLifetime { // later, no ticket from before it lives
+			next.drops[issuer] = at
+		}
 	}
 	if err := edit(next); err != nil {
 		return err
@@ -200,25 +201,22 @@ func (r *Ring) onChange(f func([][32]byte)) {
 
 func (r *Ring) seal(plain []byte) ([]byte, error) {
 	k := &r.current.Load().keys[0]
-	nonce, err := newNonce()
+	sealed, err := k.siv.EncryptDeterministically(plain, k.id[:])
 	if err != nil {
 		return nil, err
 	}
-	out := make([]byte, 0, headerSize+len(plain)+tagSize)
-	out = append(out, k.id[:]...)
-	out = append(out, nonce[:]...)
-	return k.aead.Seal(out, nonce[:], plain, out), nil
+	return append(k.id[:], sealed...), nil
 }
 
 func (r *Ring) open(sealed []byte) ([]byte, error) {
-	if len(sealed) < headerSize+fixedSize+tagSize {
+	if len(sealed) < headerSize+sivSize+fixedSize {
 		return nil, errTicket
 	}
 	k := r.current.Load().byID[[keyIDSize]byte(sealed)]
 	if k == nil {
 		return nil, errTicket
 	}
-	return k.aead.Open(nil, sealed[keyIDSize:headerSize], sealed[headerSize:], sealed[:headerSize])
+	return k.siv.DecryptDeterministically(sealed[headerSize:], k.id[:])
 }
 
 // prepend puts a fresh key before those kept.
@@ -242,16 +240,12 @@ func (s *ringState) prepend(now time.Time, kept []key) error {
 }
 
 func newKey(id [keyIDSize]byte, created time.Time, secret [secretSize]byte) (key, error) {
-	sealing, err := hkdf.Key(sha256.New, secret[:], nil, "fleethub compact ticket v1", secretSize)
+	sealing, err := hkdf.Key(sha256.New, secret[:], nil, "fleethub compact ticket v1", subtle.AESSIVKeySize)
 	if err != nil {
 		return key{}, err
 	}
-	block, err := aes.NewCipher(sealing)
-	if err != nil {
-		return key{}, err
-	}
-	aead, err := cipher.NewGCM(block)
-	return key{id: id, created: created, secret: secret, aead: aead}, err
+	siv, err := subtle.NewAESSIV(sealing)
+	return key{id: id, created: created, secret: secret, siv: siv}, err
 }
 
 // derived returns the keys under which crypto/tls makes the fallback tickets.
@@ -276,9 +270,9 @@ func (s *ringState) index() {
 
 // ringFile is the ring's file.
 type ringFile struct {
-	Version int               `json:"version"`
-	Keys    []keyFile         `json:"keys"` // newest first
-	Epochs  map[string]uint16 `json:"epochs,omitempty"`
+	Version int                  `json:"version"`
+	Keys    []keyFile            `json:"keys"` // newest first
+	Drops   map[string]time.Time `json:"drops,omitempty"`
 }
 
 type keyFile struct {
@@ -288,7 +282,7 @@ type keyFile struct {
 }
 
 func (s *ringState) marshal() ([]byte, error) {
-	f := ringFile{Version: ringVersion, Epochs: s.epochs}
+	f := ringFile{Version: ringVersion, Drops: s.drops}
 	for _, k := range s.keys {
 		f.Keys = append(f.Keys, keyFile{ID: k.id[:], Created: k.created.UTC(), Secret: k.secret[:]})
 	}
@@ -306,7 +300,7 @@ func parseRing(data []byte) (*ringState, error) {
 	if len(f.Keys) == 0 {
 		return nil, errors.New("the file has no key")
 	}
-	s := &ringState{epochs: f.Epochs}
+	s := &ringState{drops: f.Drops}
 	for _, k := range f.Keys {
 		if len(k.ID) != keyIDSize || len(k.Secret) != secretSize {
 			return nil, errors.New("the file is damaged")

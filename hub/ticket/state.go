@@ -42,7 +42,7 @@ func (s *session) state(leaf, issuer *x509.Certificate) []byte {
 	})
 	b.AddUint24(0) // verified chains: certs/mtls verifies, crypto/tls does not
 	if s.version != tls.VersionTLS13 {
-		b.AddUint16(s.curve)
+		b.AddUint16(uint16(s.curve))
 	}
 	return b.BytesOrPanic() // every length fits: certificates were parsed from a TLS message
 }
@@ -58,15 +58,17 @@ func parseState(encoded []byte) (session, bool) {
 		in.ReadUint64(&s.created) && in.ReadUint8LengthPrefixed(&secret) &&
 		in.ReadUint24LengthPrefixed(&extra) && in.ReadUint8(&ems) && in.ReadUint8(&early) &&
 		in.ReadUint24LengthPrefixed(&certs) && in.ReadUint24LengthPrefixed(&chains)
-	if !ok || kind != sessionTypeServer || len(secret) != secret256 && len(secret) != secret384 || s.created>>40 != 0 {
+	if !ok || kind != sessionTypeServer || len(secret) != secret256 && len(secret) != secret384 {
 		return s, false
 	}
 	switch s.version {
 	case tls.VersionTLS13:
 	case tls.VersionTLS12:
-		if !in.ReadUint16(&s.curve) {
+		var curve uint16
+		if !in.ReadUint16(&curve) {
 			return s, false
 		}
+		s.curve = tls.CurveID(curve)
 	default:
 		return s, false
 	}

@@ -9,27 +9,34 @@
 // certificate then. Every check of the certificate is repeated by the listener's
 // VerifyConnection on the resumed handshake.
 //
-// Layout (80 to 108 octets): key ID (4), nonce (12), then sealed with AES-256-GCM under
-// that key, the first 16 octets being the additional data:
+// Layout (63 octets in TLS 1.3 with a SHA-256 suite, 79 otherwise): key ID (2), then
+// sealed with AES-SIV (RFC 5297) under that key, the key ID being the associated data:
 //
-//	flags (1)  cipher suite (2)  created (5, Unix seconds)  epoch (2)
-//	fingerprint (16)  curve (2, TLS 1.2 only)  secret (32 or 48)
+//	flags (1)  created (4, Unix seconds)  fingerprint (8)  secret (32 or 48)
+//
+// AES-SIV because every octet of a ticket travels twice in each reconnect: its one
+// synthetic IV of 16 octets stands for a nonce and a tag, 28 octets, and there is no
+// nonce that a restored snapshot of the hub could use again. It is deterministic, which
+// gives nothing away: no two tickets have the same secret.
 package ticket
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
 	"errors"
+	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 )
 
 // FingerprintSize is how many octets of the certificate's SHA-256 a ticket holds. The
-// ticket is sealed, so this need only tell certificates of one fleet apart.
-const FingerprintSize = 16
+// ticket is sealed, so this need only tell certificates of one fleet apart: among a
+// million, two are alike with a chance of 1 in 37 million, and then the registry knows
+// neither by it.
+const FingerprintSize = 8
 
 // Fingerprint is the beginning of the SHA-256 of a certificate's DER.
 type Fingerprint [FingerprintSize]byte
@@ -90,28 +97,41 @@ type session struct {
 	created     uint64 // Unix seconds
 	ems         bool   // extended master secret, RFC 7627
 	chain       int    // certificates the client had presented: 1, or 2 with its issuer
-	epoch       uint16 // of the issuer
 	fingerprint Fingerprint
-	curve       uint16 // TLS 1.2 only
+	curve       tls.CurveID // TLS 1.2 only
 	secret      []byte
 }
 
+// The flags: three bits for the suite, which says the version too, three for the curve
+// of TLS 1.2, and one each for extended master secret and issuer.
 const (
-	flagTLS13 = 1 << iota
-	flagEMS
+	flagEMS = 1 << 6 << iota
 	flagIssuer
-	flagsKnown = flagTLS13 | flagEMS | flagIssuer
+	indexBits = 3
+	indexMask = 1<<indexBits - 1
 )
 
+// suites and curves are what a compact ticket can name, by index. Never reorder them.
+var (
+	suites = []uint16{
+		tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384, tls.TLS_CHACHA20_POLY1305_SHA256,
+		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+	}
+	curves = []tls.CurveID{0, tls.CurveP256, tls.X25519}
+)
+
+// suites13 is how many of suites are TLS 1.3's.
+const suites13 = 3
+
 const (
-	headerSize = keyIDSize + nonceSize
-	fixedSize  = 1 + 2 + 5 + 2 + FingerprintSize
-	secret256  = 32 // of suites with SHA-256
-	secret384  = 48 // of suites with SHA-384, and every TLS 1.2 master secret
-	tagSize    = 16
+	headerSize = keyIDSize
+	sivSize    = 16
+	fixedSize  = 1 + 4 + FingerprintSize
+	secret256  = 32 // of TLS 1.3 suites with SHA-256
+	secret384  = 48 // of TLS 1.3 suites with SHA-384, and every TLS 1.2 master secret
 
 	// MaxSize is the size of the largest compact ticket.
-	MaxSize = headerSize + fixedSize + 2 + secret384 + tagSize
+	MaxSize = headerSize + sivSize + fixedSize + secret384
 )
 
 // clockSkew is how far in the future a ticket may have been made.
@@ -148,8 +168,11 @@ func (c *Codec) compact(cs tls.ConnectionState, state *tls.SessionState) ([]byte
 	if string(s.state(leaf, issuer)) != string(encoded) {
 		return nil, false
 	}
-	s.epoch = c.ring.Epoch(issuer.SubjectKeyId)
-	sealed, err := c.ring.seal(s.encode())
+	plain, ok := s.encode()
+	if !ok {
+		return nil, false
+	}
+	sealed, err := c.ring.seal(plain)
 	return sealed, err == nil
 }
 
@@ -188,78 +211,54 @@ func (c *Codec) open(identity []byte) (*tls.SessionState, error) {
 		return nil, errTicket
 	}
 	leaf, issuer, ok := c.certs.Resumable(s.fingerprint)
-	if !ok || s.epoch != c.ring.Epoch(issuer.SubjectKeyId) {
+	if !ok || !created.After(c.ring.dropped(issuer.SubjectKeyId)) {
 		return nil, errTicket
 	}
 	return tls.ParseSessionState(s.state(leaf, issuer))
 }
 
-// encode returns the ticket's plain text.
-func (s *session) encode() []byte {
-	b := make([]byte, 0, fixedSize+2+len(s.secret))
-	var flags byte
-	if s.version == tls.VersionTLS13 {
-		flags |= flagTLS13
+// encode returns the ticket's plain text, or false if a compact ticket can't say it.
+func (s *session) encode() ([]byte, bool) {
+	suite, curve := slices.Index(suites, s.suite), slices.Index(curves, s.curve)
+	if suite < 0 || curve < 0 || (suite < suites13) != (s.version == tls.VersionTLS13) || s.created > math.MaxUint32 {
+		return nil, false
 	}
+	flags := byte(suite) | byte(curve)<<indexBits
 	if s.ems {
 		flags |= flagEMS
 	}
 	if s.chain == 2 {
 		flags |= flagIssuer
 	}
+	b := make([]byte, 0, fixedSize+len(s.secret))
 	b = append(b, flags)
-	b = binary.BigEndian.AppendUint16(b, s.suite)
-	b = append(b, byte(s.created>>32))
 	b = binary.BigEndian.AppendUint32(b, uint32(s.created))
-	b = binary.BigEndian.AppendUint16(b, s.epoch)
 	b = append(b, s.fingerprint[:]...)
-	if s.version != tls.VersionTLS13 {
-		b = binary.BigEndian.AppendUint16(b, s.curve)
-	}
-	return append(b, s.secret...)
+	return append(b, s.secret...), true
 }
 
 // decode is the inverse of encode; it refuses what encode can't have written.
 func decode(b []byte) (session, error) {
 	var s session
-	if len(b) < fixedSize {
+	if len(b) != fixedSize+secret256 && len(b) != fixedSize+secret384 {
 		return s, errTicket
 	}
 	flags := b[0]
-	if flags&^flagsKnown != 0 {
+	suite, curve := int(flags&indexMask), int(flags>>indexBits&indexMask)
+	if suite >= len(suites) || curve >= len(curves) {
 		return s, errTicket
 	}
+	s.suite, s.curve = suites[suite], curves[curve]
 	s.version, s.chain = tls.VersionTLS12, 1
-	if flags&flagTLS13 != 0 {
+	if suite < suites13 {
 		s.version = tls.VersionTLS13
 	}
 	if flags&flagIssuer != 0 {
 		s.chain = 2
 	}
 	s.ems = flags&flagEMS != 0
-	s.suite = binary.BigEndian.Uint16(b[1:])
-	s.created = uint64(b[3])<<32 | uint64(binary.BigEndian.Uint32(b[4:]))
-	s.epoch = binary.BigEndian.Uint16(b[8:])
-	s.fingerprint = Fingerprint(b[10:])
-	rest := b[fixedSize:]
-	if s.version == tls.VersionTLS12 {
-		if len(rest) < 2 {
-			return s, errTicket
-		}
-		s.curve = binary.BigEndian.Uint16(rest)
-		rest = rest[2:]
-	}
-	if len(rest) != secret256 && len(rest) != secret384 {
-		return s, errTicket
-	}
-	s.secret = rest
+	s.created = uint64(binary.BigEndian.Uint32(b[1:]))
+	s.fingerprint = Fingerprint(b[5:])
+	s.secret = b[fixedSize:]
 	return s, nil
-}
-
-// newNonce returns a random nonce: a key seals at most a day's tickets, far below the
-// 2^32 at which 96 random bits would wear out (NIST SP 800-38D §8.3).
-func newNonce() ([nonceSize]byte, error) {
-	var n [nonceSize]byte
-	_, err := rand.Read(n[:])
-	return n, err
 }
