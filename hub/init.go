@@ -34,7 +34,7 @@ func newInit(output *command.Output) *cobra.Command {
   root/      the fleet's root key and certificate: move it to a safe, it is needed
              only to authorize stations
   ca/        the hub's operational issuing CA
-  ca.crt     the trust bundle (the root certificate)
+  ca.crt     the trust bundle: the root, and the hub's issuing CA
   tls/       the hub's server certificate
   operator/  the first operator's certificate
   issuers/   the stations' issuing CAs
@@ -114,7 +114,7 @@ func requireFresh(dir string) error {
 
 // splitHostnames sorts names from addresses, and adds those a hub always answers to.
 func splitHostnames(given []string) (names []string, ips []net.IP, err error) {
-	all := append([]string{"localhost", "127.0.0.1", "::1"}, given...)
+	all := append([]string{"localhost", "127.0.0.1"}, given...)
 	if own, err := os.Hostname(); err == nil && identity.ValidID(own) == nil {
 		all = append(all, own)
 	}
@@ -165,6 +165,9 @@ func makeHub(stage *pemfile.Stage, o initOptions, names []string, ips []net.IP) 
 	if err != nil {
 		return report, err
 	}
+	// Who has the issuing CA in its trust bundle needs no more than the leaf of the hub,
+	// in every full handshake for as long as it lives.
+	bundle := []*x509.Certificate{rootCert, caCert}
 	config, err := server.ShippedConfig(o.trustDomain)
 	if err != nil {
 		return report, err
@@ -175,7 +178,7 @@ func makeHub(stage *pemfile.Stage, o initOptions, names []string, ips []net.IP) 
 		pemfile.WriteCertificates(stage.Path("root/root.crt"), rootCert),
 		pemfile.WriteKey(stage.Path("ca/operational.key"), caKey),
 		pemfile.WriteCertificates(stage.Path("ca/operational.crt"), caCert),
-		pemfile.WriteCertificates(stage.Path("ca.crt"), rootCert),
+		pemfile.WriteCertificates(stage.Path("ca.crt"), bundle...),
 		pemfile.Write(stage.Path(server.ConfigFile), config, 0o600),
 	} {
 		if err != nil {
@@ -191,7 +194,7 @@ func makeHub(stage *pemfile.Stage, o initOptions, names []string, ips []net.IP) 
 	operatorID := identity.Identity{TrustDomain: o.trustDomain, Role: identity.RoleOperator, ID: o.operator, OU: []string{"admin"}}
 	operatorCert, err := issueCredential(ca, issuance.Request{Profile: issuance.OperatorProfile(), Identity: operatorID},
 		stage.Path("ca"),
-		credentialFiles{key: stage.Path("operator/operator.key"), cert: stage.Path("operator/operator.crt"), bundle: stage.Path("operator/ca.crt"), roots: []*x509.Certificate{rootCert}})
+		credentialFiles{key: stage.Path("operator/operator.key"), cert: stage.Path("operator/operator.crt"), bundle: stage.Path("operator/ca.crt"), roots: bundle})
 	if err != nil {
 		return report, err
 	}

@@ -68,7 +68,8 @@ func loadConfig(dir string) (server.Config, error) {
 	return config, command.WithCode(command.BadConfig, err)
 }
 
-// trustBundle reads the fleet's root certificates.
+// trustBundle reads what the fleet's clients hold the hub against: the root and the
+// hub's issuing CA.
 func trustBundle(dir string) ([]*x509.Certificate, error) {
 	return pemfile.ReadCertificates(filepath.Join(dir, "ca.crt"))
 }

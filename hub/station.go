@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -106,7 +107,11 @@ func runAuthorize(w io.Writer, output *command.Output, o authorizeOptions) error
 	if err := pemfile.WriteCertificates(issuer, cert); err != nil {
 		return err
 	}
-	if err := pemfile.WriteCertificates(o.out, cert, root.Certificate()); err != nil {
+	bundle, err := trustBundle(o.dir)
+	if err != nil {
+		return err
+	}
+	if err := pemfile.WriteCertificates(o.out, append([]*x509.Certificate{cert}, bundle...)...); err != nil {
 		return err
 	}
 	r := authorized{Station: name, Serial: identity.SerialString(cert.SerialNumber), Fingerprint: identity.Fingerprint(cert), NotAfter: cert.NotAfter, Out: o.out}

@@ -35,12 +35,18 @@ func TestMain(m *testing.M) {
 type leakChecked struct{ m *testing.M }
 
 func (l leakChecked) Run() int {
+	defer os.RemoveAll(buildDir())
 	code := l.m.Run()
 	if err := goleak.Find(); code == 0 && err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return code
+}
+
+// buildDir is this test process's folder for what it builds.
+func buildDir() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("provisioning-test-%d", os.Getpid()))
 }
 
 func exitOn(err error) {
@@ -66,7 +72,8 @@ func authorize(args []string) error {
 	out := flags.String("out", "", "")
 	domain := flags.String("domain", "fleet.example", "")
 	name := flags.String("name", "", "instead of the CSR's")
-	kind := flags.String("kind", string(identity.KindFactory), "")
+	kind := identity.KindFactory
+	flags.BoolFunc("operational", "an operational issuing CA", func(string) error { kind = identity.KindOperational; return nil })
 	valid := flags.Duration("valid", 90*24*time.Hour, "")
 	ago := flags.Duration("ago", 0, "how long ago it is signed")
 	if err := flags.Parse(args); err != nil {
@@ -88,7 +95,7 @@ func authorize(args []string) error {
 		*name = csr.Subject.CommonName
 	}
 	ca, err := root.At(func() time.Time { return time.Now().Add(-*ago) }).IssueCA(issuance.CARequest{
-		Kind: identity.IssuerKind(*kind), Name: *name, TrustDomain: *domain, PublicKey: csr.PublicKey, Valid: *valid,
+		Kind: kind, Name: *name, TrustDomain: *domain, PublicKey: csr.PublicKey, Valid: *valid,
 	})
 	if err != nil {
 		return err

@@ -61,6 +61,11 @@ func (f *Fleet) IssuingCA(kind identity.IssuerKind, name string) (*issuance.Issu
 	return f.issuer(cert, key), key
 }
 
+// Bundle is the trust bundle of the fleet's clients: the root and the hub's issuing CA.
+func (f *Fleet) Bundle() []*x509.Certificate {
+	return []*x509.Certificate{f.Root.Certificate(), f.Operational.Certificate()}
+}
+
 // Trust is what a hub of this fleet trusts.
 func (f *Fleet) Trust() mtls.Trust {
 	return mtls.Trust{
@@ -140,7 +145,7 @@ func (f *Fleet) credential(by *issuance.Issuer, profile issuance.Profile, role i
 	key := f.key()
 	request := issuance.Request{Profile: profile, Identity: name, PublicKey: key.Public(), Valid: o.valid, DNSNames: dnsNames}
 	if len(dnsNames) > 0 {
-		request.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+		request.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
 	}
 	leaf, err := issuer.Issue(request)
 	f.must(err)
@@ -148,7 +153,7 @@ func (f *Fleet) credential(by *issuance.Issuer, profile issuance.Profile, role i
 		Credentials: mtls.Credentials{
 			Certificate: tls.Certificate{Certificate: [][]byte{leaf.Raw, issuer.Certificate().Raw}, PrivateKey: key, Leaf: leaf},
 			Leaf:        leaf,
-			Roots:       []*x509.Certificate{f.Root.Certificate()},
+			Roots:       f.Bundle(),
 			Identity:    name,
 		},
 		Key: key, Issuer: issuer.Certificate(), t: f.t,

@@ -68,7 +68,7 @@ func (h *Hub) write() {
 	config, err := server.ShippedConfig(certtest.TrustDomain)
 	h.must(err)
 	h.must(os.WriteFile(filepath.Join(h.Dir, server.ConfigFile), config, 0o600))
-	h.must(pemfile.WriteCertificates(filepath.Join(h.Dir, "ca.crt"), h.Fleet.Root.Certificate()))
+	h.must(pemfile.WriteCertificates(filepath.Join(h.Dir, "ca.crt"), h.Fleet.Bundle()...))
 	h.must(pemfile.WriteCertificates(filepath.Join(h.Dir, "ca", "operational.crt"), h.Fleet.Operational.Certificate()))
 	h.must(pemfile.WriteCertificates(filepath.Join(h.Dir, "issuers", certtest.StationName+".crt"), h.Fleet.Factory.Certificate()))
 	h.Fleet.Server().WriteTo(filepath.Join(h.Dir, "tls"), "server")

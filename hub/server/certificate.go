@@ -3,11 +3,13 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fleethub/fleethub/certs/identity"
@@ -76,6 +78,7 @@ func (h *Hub) renewCertificate(now time.Time) error {
 	if err := h.certificate.Reload(); err != nil {
 		return err
 	}
+	h.decideChain()
 	h.log.Info("server certificate renewed", "until", next.NotAfter, "serial", identity.SerialString(next.SerialNumber))
 	return nil
 }
@@ -100,8 +103,36 @@ func (h *Hub) serverFile(suffix string) string {
 	return filepath.Join(h.config.Dir, "tls", "server"+suffix)
 }
 
-// serverCertificate returns the certificate in use, and refuses one past its end in
-// words at start-up rather than to every device by an alert.
+// presented returns what the hub presents in a handshake: its leaf alone if the fleet's
+// trust bundle has the issuer, which spares each full handshake some 500 bytes, else
+// leaf and issuer. A hub whose issuing CA was replaced thus serves boards with the old
+// bundle until somebody puts the new CA into ca.crt.
+func (h *Hub) presented() (*tls.Certificate, error) {
+	own, err := h.certificate.Certificate()
+	if err != nil || !h.leafOnly.Load() {
+		return own, err
+	}
+	leaf := *own
+	leaf.Certificate = own.Certificate[:1]
+	return &leaf, nil
+}
+
+// decideChain looks whether the trust bundle has the server certificate's issuer. It is
+// called whenever one of the two was read.
+func (h *Hub) decideChain() {
+	own, err := h.certificate.Certificate()
+	if err != nil {
+		return
+	}
+	bundle, err := pemfile.ReadCertificates(filepath.Join(h.config.Dir, "ca.crt"))
+	if err != nil {
+		return // Reload said so; what was decided stays
+	}
+	h.leafOnly.Store(slices.ContainsFunc(bundle, func(c *x509.Certificate) bool { return own.Leaf.CheckSignatureFrom(c) == nil }))
+}
+
+// checkCertificate refuses a certificate past its end in words at start-up rather than
+// to every device by an alert.
 func (h *Hub) checkCertificate(now time.Time) error {
 	c, err := h.certificate.Certificate()
 	if err != nil {

@@ -50,6 +50,7 @@ type Hub struct {
 
 	verifier    *mtls.Verifier
 	certificate *mtls.Reloader
+	leafOnly    atomic.Bool // present no issuer: see presented
 	store       *boltstore.Store
 	fleet       *fleet.Fleet
 	sessions    *session.Table
@@ -106,6 +107,7 @@ func (h *Hub) load() error {
 	if err := h.renewCertificate(time.Now()); err != nil {
 		h.log.Error("server certificate not renewed", "error", err)
 	}
+	h.decideChain()
 	if err := h.checkCertificate(time.Now()); err != nil {
 		return command.WithCode(command.BadConfig, err)
 	}
@@ -133,7 +135,7 @@ func (h *Hub) load() error {
 		return command.WithCode(command.BadConfig, err)
 	}
 	h.codec = ticket.New(h.tickets, h.fleet, nil)
-	mqttTLS := mtls.ServerConfig(mtls.ServerOptions{Certificate: h.certificate.Certificate, Profile: mtls.Profile(h.config.MQTT.TLSProfile)})
+	mqttTLS := mtls.ServerConfig(mtls.ServerOptions{Certificate: h.presented, Profile: mtls.Profile(h.config.MQTT.TLSProfile)})
 	h.codec.Install(mqttTLS)
 	h.mqtt = listener.New(listener.Config{
 		TLS:              mqttTLS,
@@ -147,7 +149,7 @@ func (h *Hub) load() error {
 	})
 	h.api = admin.NewServer(admin.Config{
 		Fleet: h.fleet, Verifier: h.verifier, Watch: h.watch, Live: h.live, Log: h.log,
-	}, mtls.ServerConfig(mtls.ServerOptions{Certificate: h.certificate.Certificate, Verify: h.verifyAPI}))
+	}, mtls.ServerConfig(mtls.ServerOptions{Certificate: h.presented, Verify: h.verifyAPI}))
 	h.health = newMetricsServer(h.metrics, &h.ready)
 	h.registerMetrics()
 	return nil
@@ -265,6 +267,7 @@ func (h *Hub) Reload() {
 		h.log.Info("reloaded", "what", what)
 	}
 	report("server certificate", h.certificate.Reload())
+	h.decideChain()
 	report("trust", h.reloadTrust())
 	config, err := LoadConfig(h.config.Dir, os.Environ())
 	if err == nil {

@@ -71,7 +71,7 @@ func TestTwoHubsInOneProcessShareNothing(t *testing.T) {
 	}{
 		"A at A": {a, ofA, true}, "B at B": {b, ofB, true}, "A at B": {b, ofA, false}, "B at A": {a, ofB, false},
 	} {
-		try.device.Roots = []*x509.Certificate{try.hub.Fleet.Root.Certificate()} // its own trust doesn't stop it
+		try.device.Roots = try.hub.Fleet.Bundle() // its own trust doesn't stop it
 		client, err := connect(t, try.hub.MQTTAddr(), try.device, nil)
 		if (err == nil) != try.good {
 			t.Errorf("%s: %v", name, err)
@@ -279,7 +279,7 @@ func TestOperatorDoorRefusesOtherRoles(t *testing.T) {
 	for name, c := range map[string]certtest.Credential{
 		"device": h.Device("pi-1"), "service": h.Fleet.Service("backend"), "foreign operator": h.Fleet.Foreign().Operator("admin"),
 	} {
-		c.Roots = []*x509.Certificate{h.Fleet.Root.Certificate()}
+		c.Roots = h.Fleet.Bundle()
 		client, err := admin.NewClient("https://"+h.HTTPSAddr(), c.Credentials)
 		if err != nil {
 			t.Fatal(err)

@@ -6,17 +6,23 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/certs/pemfile"
 )
 
-// loadTrust reads whom the hub in dir trusts: the roots in ca.crt, its own issuing CA,
-// and the stations' in issuers/.
+// loadTrust reads whom the hub in dir trusts: the roots in ca.crt (the fleet's trust
+// bundle), its own issuing CA, and the stations' in issuers/.
 func loadTrust(dir, trustDomain string) (mtls.Trust, error) {
 	trust := mtls.Trust{TrustDomain: trustDomain}
-	var err error
-	if trust.Roots, err = pemfile.ReadCertificates(filepath.Join(dir, "ca.crt")); err != nil {
+	bundle, err := pemfile.ReadCertificates(filepath.Join(dir, "ca.crt"))
+	if err != nil {
 		return trust, err
+	}
+	for _, c := range bundle {
+		if kind, err := identity.KindOf(c); err == nil && kind == identity.KindRoot {
+			trust.Roots = append(trust.Roots, c)
+		}
 	}
 	operational, err := pemfile.ReadCertificates(filepath.Join(dir, "ca", "operational.crt"))
 	if err != nil {

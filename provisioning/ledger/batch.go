@@ -180,7 +180,7 @@ func ValidPrefix(prefix string) error {
 		return errors.New("the prefix is empty")
 	}
 	if last := prefix[len(prefix)-1]; slices.Contains([]byte("0123456789"), last) {
-		return fmt.Errorf("prefix %q ends in a digit, which would run into the counter that follows: end it in a letter or in - _ .", prefix)
+		return fmt.Errorf("prefix %q ends in a digit, which would run into the counter that follows: end it in a letter, a hyphen, an underscore or a dot", prefix)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fleethub/fleethub/certs/identity"
@@ -19,7 +20,14 @@ import (
 type authority struct {
 	issuer      *issuance.Issuer
 	root        *x509.Certificate
+	hubs        []*x509.Certificate // the hub's issuing CAs, for the devices' trust bundle
 	trustDomain string
+}
+
+// bundle is what a device holds its hub against. With the hub's issuing CA in it, the
+// hub need not send that in each full handshake.
+func (a *authority) bundle() []*x509.Certificate {
+	return append([]*x509.Certificate{a.root}, a.hubs...)
 }
 
 // Acceptance says which authority the station has.
@@ -33,6 +41,10 @@ type Acceptance struct {
 	RootFingerprint string    `json:"root_fingerprint"`
 }
 
+// maxAuthority is how many certificates an authority has at most: issuing CA, root, and
+// the hub's issuing CAs of a time when one takes over from another.
+const maxAuthority = 6
+
 // Change is what Accept did to the station's authority.
 type Change string
 
@@ -44,7 +56,7 @@ const (
 )
 
 // Accept installs the authority that `hub station authorize` wrote to file: the
-// station's issuing CA certificate, then the root's. The first root is trusted as it
+// station's issuing CA certificate, then the root's, then the hub's issuing CAs. The first root is trusted as it
 // comes (compare its fingerprint with what `hub init` printed) and kept: a renewal must
 // be under the same one. Accepting the same file again changes nothing.
 func (s *Station) Accept(file string) (Acceptance, error) {
@@ -76,7 +88,7 @@ func (s *Station) Accept(file string) (Acceptance, error) {
 			return result, nil
 		}
 	}
-	if err := pemfile.WriteCertificates(filepath.Join(s.dir, authorityFile), ca, a.root); err != nil {
+	if err := pemfile.WriteCertificates(filepath.Join(s.dir, authorityFile), append([]*x509.Certificate{ca}, a.bundle()...)...); err != nil {
 		return Acceptance{}, err
 	}
 	s.authority = a
@@ -85,10 +97,10 @@ func (s *Station) Accept(file string) (Acceptance, error) {
 
 // verifyAuthority checks everything about an authority but the time.
 func (s *Station) verifyAuthority(certs []*x509.Certificate) (*authority, error) {
-	if len(certs) != 2 {
-		return nil, fmt.Errorf("it holds %d certificates, the station's issuing CA certificate and then the root certificate are expected: use the file that `hub station authorize --out` wrote", len(certs))
+	if len(certs) < 2 || len(certs) > maxAuthority {
+		return nil, fmt.Errorf("it holds %d certificates, the station's issuing CA certificate, the root certificate and the hub's issuing CA certificate are expected: use the file that `hub station authorize --out` wrote", len(certs))
 	}
-	ca, root := certs[0], certs[1]
+	ca, root, hubs := certs[0], certs[1], certs[2:]
 	if err := requireKind(ca, identity.KindFactory, "first"); err != nil {
 		return nil, err
 	}
@@ -111,6 +123,14 @@ func (s *Station) verifyAuthority(certs []*x509.Certificate) (*authority, error)
 	if err := ca.CheckSignatureFrom(root); err != nil {
 		return nil, errorf(ErrDenied, "the issuing CA certificate is not signed by the root %q beside it", root.Subject.CommonName)
 	}
+	for _, hub := range hubs {
+		if err := requireKind(hub, identity.KindOperational, "third or later"); err != nil {
+			return nil, err
+		}
+		if err := hub.CheckSignatureFrom(root); err != nil {
+			return nil, errorf(ErrDenied, "the hub's issuing CA certificate %q is not signed by the root %q beside it", hub.Subject.CommonName, root.Subject.CommonName)
+		}
+	}
 	if len(ca.PermittedURIDomains) != 1 || identity.ValidTrustDomain(ca.PermittedURIDomains[0]) != nil {
 		return nil, errorf(ErrDenied, "the issuing CA certificate must be constrained to one trust domain, it is to %q", ca.PermittedURIDomains)
 	}
@@ -118,16 +138,16 @@ func (s *Station) verifyAuthority(certs []*x509.Certificate) (*authority, error)
 	if err != nil {
 		return nil, err
 	}
-	return &authority{issuer: issuer, root: root, trustDomain: ca.PermittedURIDomains[0]}, nil
+	return &authority{issuer: issuer, root: root, hubs: hubs, trustDomain: ca.PermittedURIDomains[0]}, nil
 }
 
 func requireKind(cert *x509.Certificate, want identity.IssuerKind, place string) error {
 	kind, err := identity.KindOf(cert)
 	if err != nil {
-		return errorf(ErrDenied, "its %s certificate must be a %s: %w", place, want, err)
+		return errorf(ErrDenied, "its %s certificate must be of a CA of the kind %q: %w", place, want, err)
 	}
 	if kind != want {
-		return errorf(ErrDenied, "its %s certificate must be a %s, it is the %s %q", place, want, kind, cert.Subject.CommonName)
+		return errorf(ErrDenied, "its %s certificate must be of a CA of the kind %q, that of %q is of the kind %q", place, want, cert.Subject.CommonName, kind)
 	}
 	return nil
 }
@@ -140,7 +160,7 @@ func (a *authority) succeed(next *authority) (Change, error) {
 		return "", errorf(ErrDenied, "it is for trust domain %s, the station belongs to %s: make a new station for another fleet", next.trustDomain, a.trustDomain)
 	case !bytes.Equal(next.root.RawSubjectPublicKeyInfo, a.root.RawSubjectPublicKeyInfo):
 		return "", errorf(ErrDenied, "its root %s is not the one the station trusts, %s: make a new station for another root", identity.Fingerprint(next.root), identity.Fingerprint(a.root))
-	case bytes.Equal(ca.Raw, old.Raw) && bytes.Equal(next.root.Raw, a.root.Raw):
+	case bytes.Equal(ca.Raw, old.Raw) && slices.EqualFunc(next.bundle(), a.bundle(), (*x509.Certificate).Equal):
 		return Unchanged, nil
 	case ca.NotBefore.Before(old.NotBefore):
 		return "", errorf(ErrDenied, "it is older (of %s) than the authority the station has (of %s)", stamp(ca.NotBefore), stamp(old.NotBefore))

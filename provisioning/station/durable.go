@@ -46,11 +46,14 @@ func (w *writes) add(path string, data []byte, mode fs.FileMode) error {
 	w.files = append(w.files, path)
 	w.mu.Unlock()
 
-	tmp := temporary(path)
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	const create = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	f, err := os.OpenFile(temporary(path), create, mode)
+	if errors.Is(err, fs.ErrExist) { // a killed run's
+		if err := os.Remove(temporary(path)); err != nil {
+			return err
+		}
+		f, err = os.OpenFile(temporary(path), create, mode)
 	}
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
@@ -88,10 +91,11 @@ func (w *writes) commit() error {
 	if err := flush(temporaries); err != nil {
 		return err
 	}
-	for i, path := range w.files {
-		if err := os.Rename(temporaries[i], path); err != nil {
+	for _, tmp := range temporaries {
+		if err := os.Rename(tmp, w.files[0]); err != nil {
 			return err
 		}
+		w.files = w.files[1:]
 	}
 	dirs := make([]string, 0, len(w.dirs))
 	for d := range w.dirs {
@@ -100,10 +104,10 @@ func (w *writes) commit() error {
 	return flush(dirs)
 }
 
-// discard removes what was added and not renamed.
+// discard removes what was added and is not in place.
 func (w *writes) discard() {
 	for _, path := range w.files {
-		os.Remove(temporary(path)) // gone already, or replaced by the next try
+		os.Remove(temporary(path)) // what can't be removed, the next try replaces
 	}
 	w.files = nil
 }

@@ -151,7 +151,7 @@ func (s *Station) inspect(a *authority, e *enrolment) error {
 	if e.folder, e.refusal = readFolder(e.Out); e.refusal != nil {
 		return nil
 	}
-	if e.refusal = e.folder.check(e.Out, e.ID, issued, a.root); e.refusal != nil {
+	if e.refusal = e.folder.check(e.Out, e.ID, issued, a.bundle()); e.refusal != nil {
 		return nil
 	}
 	if e.folder.key != nil {
@@ -272,7 +272,7 @@ func (s *Station) sign(a *authority, group []*enrolment) error {
 
 // deliver writes certificate and root into each folder that has not both.
 func deliver(a *authority, group []*enrolment) error {
-	roots := pemfile.EncodeCertificates(a.root)
+	roots := pemfile.EncodeCertificates(a.bundle()...)
 	var files writes
 	defer files.discard()
 	err := each(group, func(e *enrolment) error {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/issuance"
@@ -19,7 +20,7 @@ import (
 const (
 	deviceKeyFile  = "device.key"
 	deviceCertFile = "device.crt" // leaf, then issuer
-	deviceRootFile = "ca.crt"     // the root
+	deviceRootFile = "ca.crt"     // the trust bundle: the root and the hub's issuing CAs
 )
 
 // folder is what a device's credential folder holds already. Its zero value is an
@@ -66,7 +67,7 @@ func readFolder(dir string) (f folder, err error) {
 
 // check refuses a folder that holds the files of another device or another fleet.
 // issued is the certificate the ledger has for the ID, nil if none.
-func (f folder) check(dir, id string, issued *x509.Certificate, root *x509.Certificate) error {
+func (f folder) check(dir, id string, issued *x509.Certificate, bundle []*x509.Certificate) error {
 	if f.leaf != nil {
 		path := filepath.Join(dir, deviceCertFile)
 		holder, err := identity.FromCertificate(f.leaf)
@@ -81,7 +82,7 @@ func (f folder) check(dir, id string, issued *x509.Certificate, root *x509.Certi
 		}
 	}
 	for _, r := range f.roots {
-		if !bytes.Equal(r.RawSubjectPublicKeyInfo, root.RawSubjectPublicKeyInfo) {
+		if !slices.ContainsFunc(bundle, func(c *x509.Certificate) bool { return bytes.Equal(r.RawSubjectPublicKeyInfo, c.RawSubjectPublicKeyInfo) }) {
 			return fmt.Errorf("%s is of another fleet: choose an empty folder for %s", filepath.Join(dir, deviceRootFile), id)
 		}
 	}
