@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -100,10 +101,11 @@ func requireFresh(dir string) error {
 	if err != nil {
 		return err
 	}
+	if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == server.ConfigFile }) {
+		return fmt.Errorf("%s already holds a hub, which is never overwritten: name another folder with --dir", dir)
+	}
 	for _, e := range entries {
 		switch e.Name() {
-		case server.ConfigFile:
-			return fmt.Errorf("%s already holds a hub, which is never overwritten: name another folder with --dir", dir)
 		case ".partial", "lost+found":
 		default:
 			return fmt.Errorf("%s is not empty (it has %s): name an empty or new folder with --dir", dir, e.Name())

@@ -83,6 +83,8 @@ func exitCode(err error) error {
 		return command.WithCode(command.Unreachable, err)
 	case errors.Is(err, admin.ErrDenied):
 		return command.WithCode(command.Denied, err)
+	case errors.Is(err, admin.ErrInvalid):
+		return command.WithCode(command.Usage, err)
 	case errors.Is(err, admin.ErrNotFound), errors.Is(err, fleet.ErrUnknownDevice):
 		return command.WithCode(command.NotFound, err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -31,9 +32,13 @@ connection in order and ends. Under systemd it reports when it is ready.`,
 				value string
 				into  *string
 			}{{"mqtt-addr", mqttAddr, &config.MQTT.Addr}, {"https-addr", httpsAddr, &config.HTTPS.Addr}, {"metrics-addr", metricsAddr, &config.Metrics.Addr}} {
-				if c.Flags().Changed(f.name) {
-					*f.into = f.value
+				if !c.Flags().Changed(f.name) {
+					continue
 				}
+				if _, _, err := net.SplitHostPort(f.value); err != nil {
+					return command.Errorf(command.Usage, "--%s: %.80q is not HOST:PORT or :PORT", f.name, f.value)
+				}
+				*f.into = f.value
 			}
 			if err := config.Check(); err != nil {
 				return command.WithCode(command.BadConfig, err)

@@ -75,6 +75,9 @@ func runAuthorize(w io.Writer, output *command.Output, o authorizeOptions) error
 		return err
 	}
 	der, err := pemfile.ReadCSR(o.csr)
+	if errors.Is(err, fs.ErrNotExist) {
+		return command.Errorf(command.NotFound, "there is no certificate request %s: the station writes it with `provisioning init`", o.csr)
+	}
 	if err != nil {
 		return err
 	}

@@ -82,7 +82,7 @@ func ClientConfig(o ClientOptions) *tls.Config {
 				return fmt.Errorf("the server at %s is no hub: %w", o.ServerName, err)
 			}
 			if id.Role != identity.RoleHub {
-				return fmt.Errorf("the server at %s presented a %s certificate, not a hub's", o.ServerName, id.Role)
+				return fmt.Errorf("the server at %s presented the certificate of another role (%s), not a hub's", o.ServerName, id.Role)
 			}
 			return requireIssuerOf(id, cs.VerifiedChains)
 		},

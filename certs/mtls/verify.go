@@ -151,7 +151,7 @@ func (v *Verifier) VerifyCertificate(leaf *x509.Certificate, usage x509.ExtKeyUs
 		return refuse(ReasonNotYetValid, "the certificate is valid from %s; one of the two clocks is wrong", leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
 	if !slices.Contains(roles, chain.identity.Role) {
-		return refuse(ReasonRole, "a %s certificate is not accepted here", chain.identity.Role)
+		return refuse(ReasonRole, "%s certificates are not accepted here", chain.identity.Role)
 	}
 	return Peer{Identity: chain.identity, Certificate: leaf, Issuer: chain.issuer}, nil
 }

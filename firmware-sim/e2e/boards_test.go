@@ -36,7 +36,7 @@ func TestAgentForTheBoards(t *testing.T) {
 	for _, board := range emulated {
 		t.Run("runs on "+board.cpu, func(t *testing.T) {
 			f := f.with(t)
-			reader := f.mosquittoSub(dashboard, "mqttv5", "dashboard:"+board.id, "d/"+board.id+"/tele/#")
+			reader := f.mosquittoSub(dashboard, "mqttv5", "dashboard:"+board.id, "-t", "d/"+board.id+"/tele/#")
 			device := background(t, board.emulator, "-cpu", board.cpu, agent(board.target),
 				"run", "--dir", f.device(board.id), "--hub", "127.0.0.1:"+port(f.at.MQTT), "--interval", "1s")
 			if err := reader.sees(`(?m)^d/` + board.id + `/tele/\S+ \{.*"seq"`); err != nil {

@@ -48,7 +48,7 @@ var (
 	link     = regexp.MustCompile(`\[[^\]\n]*\]\(([^)\s]+)\)`)
 	heading  = regexp.MustCompile(`(?m)^#{1,6} +(.+?) *$`)
 	unslug   = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
-	codeLine = regexp.MustCompile(`(?m)^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\./)?(?:bin/)?(hub|provisioning|device-agent|firmware-sim) ([^\n]*)$`)
+	codeLine = regexp.MustCompile(`(?m)^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\./)?(?:bin/)?(hub|provisioning|device-agent|firmware-sim) ([^\s][^\n]*)$`)
 	makeLine = regexp.MustCompile("(?m)(?:^\\s*(?:\\$ )?|`)make ([a-z0-9-]+)")
 	flagName = regexp.MustCompile(`(?:^|[\s\[(])(--[a-z][a-z-]*)`)
 )
@@ -94,7 +94,7 @@ func TestQuotedCommandsExist(t *testing.T) {
 	for _, name := range documents(t) {
 		text := readDocument(t, name)
 		for _, block := range fence.FindAllString(text, -1) {
-			for _, m := range codeLine.FindAllStringSubmatch(strings.ReplaceAll(block, "\\\n", " "), -1) {
+			for _, m := range codeLine.FindAllStringSubmatch(typed(block), -1) {
 				checkCommand(t, help, name, m[1], m[2])
 			}
 		}
@@ -107,6 +107,17 @@ func TestQuotedCommandsExist(t *testing.T) {
 	if len(help) == 0 {
 		t.Error("no document quotes a single command: is codeLine still right?")
 	}
+}
+
+// typed returns the lines of a code block that a person would type. In one with prompts, the others are what was printed.
+func typed(block string) string {
+	lines := strings.Split(strings.ReplaceAll(block, "\\\n", " "), "\n")
+	if strings.Contains(block, "\n$ ") {
+		lines = slices.DeleteFunc(lines, func(line string) bool {
+			return !strings.HasPrefix(line, "$ ") && !strings.HasPrefix(line, "  bin/")
+		})
+	}
+	return strings.Join(lines, "\n")
 }
 
 // subcommand matches a word of a command line that can only be a command's name.

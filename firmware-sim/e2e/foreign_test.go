@@ -46,22 +46,25 @@ func (f *fleet) mosquittoPub(c credential, version, clientID, topic, payload str
 	return string(out), err
 }
 
-// subscriber starts mosquitto_sub, with what it prints in lines as they come. more are further options.
-func (f *fleet) subscriber(c credential, version, clientID, filter string, more ...string) *process {
+// subscriber starts mosquitto_sub, with what it prints in lines as they come. Its options name at least one filter.
+func (f *fleet) subscriber(c credential, version, clientID string, options ...string) *process {
 	f.t.Helper()
 	args := append([]string{"-oL", "mosquitto_sub"}, f.arguments(c, version, clientID)...)
-	return background(f.t, "stdbuf", append(append(args, "-d", "-v", "-t", filter), more...)...)
+	return background(f.t, "stdbuf", append(append(args, "-d", "-v"), options...)...)
 }
 
 // mosquittoSub subscribes for the rest of the test, and returns when the hub has granted it.
-func (f *fleet) mosquittoSub(c credential, version, clientID, filter string) *process {
+func (f *fleet) mosquittoSub(c credential, version, clientID string, options ...string) *process {
 	f.t.Helper()
-	p := f.subscriber(c, version, clientID, filter)
-	if err := p.sees(`Subscribed \(mid: \d+\)`); err != nil {
+	p := f.subscriber(c, version, clientID, options...)
+	if err := p.sees(granted); err != nil {
 		f.t.Fatal(err)
 	}
 	return p
 }
+
+// granted is what mosquitto_sub says of a subscription at QoS 1 that was not refused.
+const granted = `Subscribed \(mid: \d+\): 1`
 
 var versions = []string{"mqttv311", "mqttv5"}
 
@@ -77,14 +80,14 @@ func TestForeignClientPublishesAndReceives(t *testing.T) {
 	for _, version := range versions {
 		t.Run(version, func(t *testing.T) {
 			f := f.with(t)
-			reader := f.mosquittoSub(service, version, "dashboard:"+version, "d/+/tele/#")
+			reader := f.mosquittoSub(service, version, "dashboard:"+version, "-t", "d/+/tele/#")
 			if out, err := f.mosquittoPub(device, version, "pi-1", "d/pi-1/tele/room", "21.5 "+version); err != nil {
 				t.Fatalf("device publishes: %v\n%s", err, out)
 			}
 			if err := reader.sees("(?m)^d/pi-1/tele/room 21.5 " + version + "$"); err != nil {
 				t.Error(err)
 			}
-			commands := f.mosquittoSub(device, version, "pi-1", "d/pi-1/cmd/#")
+			commands := f.mosquittoSub(device, version, "pi-1", "-t", "d/pi-1/cmd/#")
 			if out, err := f.mosquittoPub(service, version, "dashboard:cmd", "d/pi-1/cmd/reboot/1", version); err != nil {
 				t.Fatalf("service commands: %v\n%s", err, out)
 			}
@@ -110,7 +113,11 @@ func (g forged) write(name string, template, parent *x509.Certificate, public cr
 	g.must(err)
 	c := credential{g.f.path("hub", "ca.crt"), filepath.Join(g.dir, name+".crt"), filepath.Join(g.dir, name+".key")}
 	g.must(pemfile.WriteKey(c.key, key))
-	g.must(pemfile.WriteCertificates(c.cert, leaf, parent))
+	chain := []*x509.Certificate{leaf}
+	if parent != template {
+		chain = append(chain, parent)
+	}
+	g.must(pemfile.WriteCertificates(c.cert, chain...))
 	return c
 }
 
@@ -147,14 +154,14 @@ func (g forged) selfSigned() credential {
 	return g.write("self-signed", template, template, key.Public(), key, key)
 }
 
-// stationIssued is signed with the station's real key, within the given validity.
-func (g forged) stationIssued(name string, notBefore, notAfter time.Time) credential {
+// stationIssued is signed with the station's real key, and valid from the station's first moment until notAfter.
+func (g forged) stationIssued(name string, notAfter time.Time) credential {
 	ca, err := pemfile.ReadCertificates(g.f.path("station.crt"))
 	g.must(err)
 	signer, err := pemfile.ReadKey(g.f.path("station", "station.key"))
 	g.must(err)
 	key, template := g.key(), g.likeness("pi-1")
-	template.NotBefore, template.NotAfter = notBefore, notAfter
+	template.NotBefore, template.NotAfter = ca[0].NotBefore, notAfter
 	return g.write(name, template, ca[0], key.Public(), signer, key)
 }
 
@@ -189,16 +196,16 @@ func TestForeignClientIsRefused(t *testing.T) {
 		{"server certificate as client", credential{f.path("hub", "ca.crt"), f.path("hub", "tls", "server.crt"), f.path("hub", "tls", "server.key")}, "pi-1", "wrong-usage"},
 		{"operator certificate", inFolder(f.path("hub", "operator"), "operator"), "pi-1", "wrong-role"},
 		{"service certificate on a device's work", dashboard, "pi-1", "client-identifier"},
-		{"expired certificate", g.stationIssued("expired", now.Add(-48*time.Hour), now.Add(-24*time.Hour)), "pi-1", "expired"},
-		{"certificate that the station's ledger doesn't know", g.stationIssued("stolen-issuer", now.Add(-time.Hour), now.Add(24*time.Hour)), "pi-1", "certificate-unknown"},
+		{"expired certificate", g.stationIssued("expired", now.Add(-time.Minute)), "pi-1", "expired"},
+		{"certificate that the station's ledger doesn't know", g.stationIssued("stolen-issuer", now.Add(24*time.Hour)), "pi-1", "certificate-unknown"},
 		{"unregistered device", deviceFiles(f.device("pi-unregistered")), "pi-unregistered", "unknown-device"},
 		{"suspended device", deviceFiles(f.device("pi-suspended")), "pi-suspended", "suspended"},
 		{"revoked device", deviceFiles(f.device("pi-revoked")), "pi-revoked", "revoked"},
 		{"another device's client identifier", deviceFiles(f.device("pi-2")), "pi-1", "client-identifier"},
 	}
 
-	owner := f.mosquittoSub(deviceFiles(f.device("pi-1")), "mqttv5", "pi-1", "d/pi-1/cmd/#")
-	reader := f.mosquittoSub(dashboard, "mqttv5", "dashboard", "d/#")
+	owner := f.mosquittoSub(deviceFiles(f.device("pi-1")), "mqttv5", "pi-1", "-t", "d/pi-1/cmd/#")
+	reader := f.mosquittoSub(dashboard, "mqttv5", "dashboard", "-t", "d/+/tele/#", "-t", "d/+/evt/#")
 	for _, version := range versions {
 		for _, tc := range cases {
 			t.Run(version+"/"+tc.name, func(t *testing.T) {
@@ -228,6 +235,7 @@ func TestForeignClientIsRefused(t *testing.T) {
 	if n := strings.Count(owner.output(), "sending CONNECT"); n != 1 {
 		t.Errorf("the owner of pi-1 had to connect %d times", n)
 	}
+	f.barrier("pi-2", reader)
 	if strings.Contains(reader.output(), "forged") {
 		t.Errorf("a refused client's message was delivered:\n%s", reader.output())
 	}
@@ -237,15 +245,15 @@ func TestForeignClientIsRefused(t *testing.T) {
 func TestForeignClientIsCutOffWhenRevoked(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	f.issue("pi-1")
+	f.issue("pi-1", "pi-2")
 	dashboard := serviceFiles(f.service("dashboard"))
 	device := deviceFiles(f.device("pi-1"))
 	f.serve()
 	f.register()
-	reader := f.mosquittoSub(dashboard, "mqttv5", "dashboard", "d/#")
-	victim := f.subscriber(device, "mqttv5", "pi-1", "d/pi-1/cmd/#",
+	reader := f.mosquittoSub(dashboard, "mqttv5", "dashboard", "-t", "d/+/tele/#", "-t", "d/+/evt/#")
+	victim := f.subscriber(device, "mqttv5", "pi-1", "-t", "d/pi-1/cmd/#",
 		"--will-topic", "d/pi-1/evt/last", "--will-payload", "will-of-the-revoked")
-	if err := victim.sees(`Subscribed`); err != nil {
+	if err := victim.sees(granted); err != nil {
 		t.Fatal(err)
 	}
 	f.run("hub", "device", "revoke", "pi-1", "--reason", "keyCompromise", "--confirm", "--dir", f.path("hub"))
@@ -255,6 +263,7 @@ func TestForeignClientIsCutOffWhenRevoked(t *testing.T) {
 	if out, err := f.mosquittoPub(device, "mqttv311", "pi-1", "d/pi-1/tele/room", "after"); err == nil {
 		t.Errorf("let in after revocation:\n%s", out)
 	}
+	f.barrier("pi-2", reader)
 	if out := reader.output(); strings.Contains(out, "will-of-the-revoked") || strings.Contains(out, "after") {
 		t.Errorf("a revoked device was heard:\n%s", out)
 	}
@@ -264,6 +273,17 @@ func TestForeignClientIsCutOffWhenRevoked(t *testing.T) {
 	}
 	if got := f.show("pi-1").State; got != "revoked" {
 		t.Errorf("state is %q after a restart", got)
+	}
+}
+
+// barrier returns when reader has received a message that device id publishes now, and so all that came before it.
+func (f *fleet) barrier(id string, reader *process) {
+	f.t.Helper()
+	if out, err := f.mosquittoPub(deviceFiles(f.device(id)), "mqttv5", id, "d/"+id+"/tele/room", "genuine"); err != nil {
+		f.t.Fatalf("%v\n%s", err, out)
+	}
+	if err := reader.sees("(?m)^d/" + id + "/tele/room genuine$"); err != nil {
+		f.t.Fatal(err)
 	}
 }
 

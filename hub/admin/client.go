@@ -30,6 +30,7 @@ var (
 	ErrUnreachable = errors.New("no hub answers")
 	ErrDenied      = errors.New("denied")
 	ErrNotFound    = errors.New("not found")
+	ErrInvalid     = errors.New("invalid request")
 )
 
 // Timeouts of the client.

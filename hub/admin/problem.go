@@ -32,11 +32,13 @@ type Problem struct {
 // Error returns the detail: one sentence for a person.
 func (p *Problem) Error() string { return p.Detail }
 
-// Is matches ErrDenied and ErrNotFound.
+// Is matches ErrDenied, ErrInvalid and ErrNotFound.
 func (p *Problem) Is(target error) bool {
 	switch target {
 	case ErrDenied:
 		return p.Status == http.StatusForbidden || p.Status == http.StatusUnauthorized
+	case ErrInvalid:
+		return p.Status == http.StatusBadRequest
 	case ErrNotFound:
 		return p.Type == problemType+codeUnknownDevice
 	}

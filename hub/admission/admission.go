@@ -60,7 +60,7 @@ func (a *Admission) Check(peer mtls.Peer) error {
 		return nil
 	case identity.RoleDevice:
 	default:
-		return refuse(id, mtls.ReasonRole, "a %s certificate is not accepted over MQTT", id.Role)
+		return refuse(id, mtls.ReasonRole, "%s certificates are not accepted over MQTT", id.Role)
 	}
 	status, known := a.devices.Status(id.ID)
 	switch {

@@ -27,7 +27,7 @@ type Message struct {
 	Payload  []byte
 	QoS      byte
 	Retained bool      // was stored before the watch began
-	Time     time.Time // when the hub accepted it, to the second
+	Time     time.Time // when the hub routed it; of a retained one when it was accepted, to the second
 	Missed   uint64    // messages dropped since the one before, because the watcher lagged
 }
 
@@ -53,8 +53,10 @@ func (b *Broker) Watch(ctx context.Context, filter string, deliver func(Message)
 		if strings.HasPrefix(pk.TopicName, "$") {
 			return // mochi lets an inline "#" match them
 		}
+		m := messageOf(pk)
+		m.Time = b.config.Now().UTC() // mochi keeps whole seconds
 		select {
-		case queue <- messageOf(pk):
+		case queue <- m:
 		default:
 			missed.Add(1)
 			b.counters.watchDropped.Add(1)

@@ -115,7 +115,10 @@ func LoadConfig(dir string, environ []string) (Config, error) {
 			return c, fmt.Errorf("environment variable %s: %w", key, err)
 		}
 	}
-	return c, c.Check()
+	if err := c.Check(); err != nil {
+		return c, fmt.Errorf("%s or the environment: %w", path, err)
+	}
+	return c, nil
 }
 
 // Check returns an error that names the first setting that can't be used.

@@ -82,7 +82,9 @@ func (f folder) check(dir, id string, issued *x509.Certificate, bundle []*x509.C
 		}
 	}
 	for _, r := range f.roots {
-		if !slices.ContainsFunc(bundle, func(c *x509.Certificate) bool { return bytes.Equal(r.RawSubjectPublicKeyInfo, c.RawSubjectPublicKeyInfo) }) {
+		if !slices.ContainsFunc(bundle, func(c *x509.Certificate) bool {
+			return bytes.Equal(r.RawSubjectPublicKeyInfo, c.RawSubjectPublicKeyInfo)
+		}) {
 			return fmt.Errorf("%s is of another fleet: choose an empty folder for %s", filepath.Join(dir, deviceRootFile), id)
 		}
 	}
