@@ -24,6 +24,7 @@ var houseRules = []rule{
 	{"certs/pemfile", nil, "floor 0: files know nothing of what is in them"},
 	{"certs/command", nil, "floor 0: what four command lines share, and no more"},
 	{"certs/certtest", []string{"certs"}, "a throwaway fleet is made of all that certs can do"},
+	{"certs/tpm/tpmtest", certs, "a TPM for tests is swtpm behind certs/tpm"},
 	{"certs", floor0, "floor 1 stands on floor 0; neighbours don't know each other"},
 
 	{"hub/protocol", nil, "the door: what enters here enters every device"},
@@ -32,6 +33,7 @@ var houseRules = []rule{
 	{"hub/wire", nil, "frames need nobody"},
 	{"hub/ticket", certs, "lowest hub floor"},
 	{"hub/session", certs, "lowest hub floor"},
+	{"hub/capture", nil, "reads captures of any TLS connection, knows no hub"},
 	{"hub/fleet", under(certs, hubLow), "operator verbs stand on the registry, and reach sockets and disks through interfaces"},
 	{"hub/policy", under(certs, hubLow, []string{"hub/fleet", "hub/admission"}), "rules over identities and topics"},
 	{"hub/admission", under(certs, hubLow, []string{"hub/fleet", "hub/policy"}), "asks who may come in, knows no socket"},
@@ -70,11 +72,14 @@ var onlyRooms = []struct {
 	{"github.com/go-jose", []string{"certs/manifest", "hub/console"}, "JOSE stays where signatures are"},
 	{"github.com/spf13/cobra", []string{"=hub", "=provisioning", "=device-agent", "=firmware-sim", "certs/command"}, "command lines are the programs' outermost layer"},
 	{"github.com/vbauerster/mpb", []string{"firmware-sim", "=provisioning"}, "progress bars are for a person at a terminal"},
-	{"testing", []string{"certs/certtest", "hub/hubtest"}, "production code doesn't ask whether it is tested"},
+	{"github.com/gopacket", []string{"hub/capture"}, "packets are taken apart in one room"},
+	{"github.com/tink-crypto", []string{"hub/ticket"}, "AES-SIV seals tickets and nothing else"},
+	{"github.com/prometheus", []string{"hub/server"}, "rooms count, the composition root exports"},
+	{"testing", testHelpers, "production code doesn't ask whether it is tested"},
 }
 
 // testHelpers may be imported by any test, and by no program.
-var testHelpers = []string{"certs/certtest", "hub/hubtest"}
+var testHelpers = []string{"certs/certtest", "certs/tpm/tpmtest", "hub/hubtest"}
 
 // badNames are rooms without an idea.
 var badNames = []string{"util", "utils", "common", "types", "helpers", "misc", "shared"}
