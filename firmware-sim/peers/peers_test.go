@@ -1,0 +1,296 @@
+// Package peers holds no program: its benchmarks run the hub beside other servers, on one machine in one run, and print
+// what a connection or a message costs each of them. `make bench` compares with a bare crypto/tls server, `make
+// bench-peers` also with mosquitto.
+package peers
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/certs/pemfile"
+)
+
+var withPeers = flag.Bool("peers", false, "run foreign brokers beside the hub")
+
+// bareFolder, in the environment of the test's own program, makes it the bare server over the credentials in that folder.
+const bareFolder = "PEERS_BARE"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(bareFolder); dir != "" {
+		if err := serveBare(dir); err != nil {
+			fmt.Fprintln(os.Stderr, "bare server:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// serveBare accepts, shakes hands as crypto/tls does by itself, takes one CONNECT, answers, and waits for the end. It prints
+// its address.
+func serveBare(dir string) error {
+	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "tls/server.crt"), filepath.Join(dir, "tls/server.key"))
+	if err != nil {
+		return err
+	}
+	cert.Certificate = cert.Certificate[:1] // as the hub: the clients know its issuer
+	bundle, err := pemfile.ReadCertificates(filepath.Join(dir, "ca.crt"))
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	for _, c := range bundle {
+		roots.AddCert(c)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Println(ln.Addr())
+	config := &tls.Config{
+		Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: roots,
+		CurvePreferences: []tls.CurveID{tls.CurveP256, tls.X25519},
+	}
+	for {
+		raw, err := ln.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer raw.Close()
+			conn := tls.Server(raw, config)
+			buf := make([]byte, 256)
+			if _, err := conn.Read(buf); err != nil { // the handshake, then CONNECT
+				return
+			}
+			if _, err := conn.Write([]byte{0x20, 2, 0, 0}); err != nil {
+				return
+			}
+			conn.Read(buf) // until the client is gone
+		}()
+	}
+}
+
+// peer is a server under measurement, in a process of its own.
+type peer struct {
+	name string
+	addr string
+	pid  int
+}
+
+// cpu returns the processor time that the peer has used so far.
+func (p peer) cpu(b *testing.B) time.Duration {
+	b.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // from field 3, state
+	var ticks int64
+	for _, f := range fields[11:13] { // utime and stime
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		ticks += n
+	}
+	const perSecond = 100 // USER_HZ, the same on every Linux that Go runs on
+	return time.Duration(ticks) * time.Second / perSecond
+}
+
+// start runs a program until the benchmark ends and returns its process.
+func start(b *testing.B, stdout io.Writer, env []string, name string, args ...string) *exec.Cmd {
+	b.Helper()
+	log, err := os.Create(filepath.Join(b.TempDir(), "log"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.Command(name, args...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), env...), stdout, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait()
+		log.Close()
+		if b.Failed() {
+			if data, err := os.ReadFile(log.Name()); err == nil {
+				b.Logf("%s:\n%s", name, data[max(0, len(data)-4000):])
+			}
+		}
+	})
+	return cmd
+}
+
+// site is a hub's folder with devices of one station, made by the real programs.
+type site struct {
+	bin, dir string
+	devices  []mtls.Credentials
+}
+
+// run runs one program to its end.
+func (s *site) run(b *testing.B, program string, args ...string) {
+	b.Helper()
+	if out, err := exec.Command(filepath.Join(s.bin, program), args...).CombinedOutput(); err != nil {
+		b.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, out)
+	}
+}
+
+func newSite(b *testing.B, devices int) *site {
+	b.Helper()
+	s := &site{bin: b.TempDir(), dir: b.TempDir()}
+	build := exec.Command("go", "build", "-trimpath", "-o", s.bin+"/", "./hub", "./provisioning")
+	build.Dir, build.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		b.Fatalf("build: %v\n%s", err, out)
+	}
+	hub, station, authority := filepath.Join(s.dir, "hub"), filepath.Join(s.dir, "station"), filepath.Join(s.dir, "authority.pem")
+	s.run(b, "hub", "init", "--dir", hub)
+	s.run(b, "provisioning", "init", "--dir", station, "--name", "bench-1")
+	s.run(b, "hub", "station", "authorize", "--dir", hub, "--csr", filepath.Join(station, "station.csr"), "--out", authority)
+	s.run(b, "provisioning", "accept", "--dir", station, authority)
+	s.run(b, "provisioning", "batch", "--dir", station, "--prefix", "d-", "--count", strconv.Itoa(devices), "--out", filepath.Join(s.dir, "devices"))
+	s.run(b, "provisioning", "manifest", "--dir", station, "--out", filepath.Join(s.dir, "manifest"))
+	folders, err := filepath.Glob(filepath.Join(s.dir, "devices", "d-*"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, f := range folders {
+		c, err := mtls.LoadCredentials(f, "device")
+		if err != nil {
+			b.Fatal(err)
+		}
+		s.devices = append(s.devices, c)
+	}
+	return s
+}
+
+// hub starts the hub and registers the devices.
+func (s *site) hub(b *testing.B) peer {
+	b.Helper()
+	dir := filepath.Join(s.dir, "hub")
+	cmd := start(b, nil, []string{"FLEETHUB_LOG__LEVEL=warn"}, filepath.Join(s.bin, "hub"), "serve", "--dir", dir, "--mqtt-addr", "127.0.0.1:0", "--https-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0")
+	var addr string
+	await(b, "the hub", func() bool {
+		data, err := os.ReadFile(filepath.Join(dir, "run/hub.json"))
+		if err != nil {
+			return false
+		}
+		_, rest, _ := strings.Cut(string(data), `"mqtt":"`)
+		addr, _, _ = strings.Cut(rest, `"`)
+		return addr != ""
+	})
+	s.run(b, "hub", "manifest", "import", filepath.Join(s.dir, "manifest"), "--dir", dir)
+	return peer{"hub", addr, cmd.Process.Pid}
+}
+
+// bare starts the bare crypto/tls server.
+func (s *site) bare(b *testing.B) peer {
+	b.Helper()
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer reader.Close()
+	cmd := start(b, writer, []string{bareFolder + "=" + filepath.Join(s.dir, "hub")}, os.Args[0])
+	writer.Close()
+	line := make([]byte, 64)
+	n, err := reader.Read(line)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return peer{"bare crypto/tls", strings.TrimSpace(string(line[:n])), cmd.Process.Pid}
+}
+
+// mosquitto starts mosquitto with the same PKI: mutual TLS, the identity from the certificate.
+func (s *site) mosquitto(b *testing.B) peer {
+	b.Helper()
+	program, err := exec.LookPath("mosquitto")
+	if err != nil {
+		program = "/usr/sbin/mosquitto"
+	}
+	dir := filepath.Join(s.dir, "hub")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	ln.Close()
+	_, port, _ := net.SplitHostPort(addr)
+	config := filepath.Join(b.TempDir(), "mosquitto.conf")
+	text := fmt.Sprintf("user root\nlog_type error\nmax_inflight_messages 0\nmax_queued_messages 0\nset_tcp_nodelay true\nlistener %s 127.0.0.1\ncafile %s\ncertfile %s\nkeyfile %s\nrequire_certificate true\nuse_identity_as_username true\n",
+		port, filepath.Join(dir, "ca.crt"), filepath.Join(dir, "tls/server.crt"), filepath.Join(dir, "tls/server.key"))
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	cmd := start(b, nil, nil, program, "-c", config)
+	await(b, "mosquitto", func() bool {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	return peer{"mosquitto", addr, cmd.Process.Pid}
+}
+
+func await(b *testing.B, what string, done func() bool) {
+	b.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			b.Fatalf("%s did not start", what)
+		}
+	}
+}
+
+// kept is the one session of a device at a peer.
+type kept struct{ state *tls.ClientSessionState }
+
+func (k *kept) Get(string) (*tls.ClientSessionState, bool) { return k.state, k.state != nil }
+func (k *kept) Put(_ string, s *tls.ClientSessionState)    { k.state = s }
+
+// errAnswer is returned for anything but an accepting CONNACK.
+var errAnswer = errors.New("no CONNACK that accepts")
+
+// connect makes one connection: TLS, CONNECT, CONNACK, end.
+func connect(addr string, device mtls.Credentials, version uint16, sessions tls.ClientSessionCache) (resumed bool, err error) {
+	raw, err := net.Dial("tcp", addr)
+	if err != nil {
+		return false, err
+	}
+	defer raw.Close()
+	raw.SetDeadline(time.Now().Add(20 * time.Second))
+	config := mtls.ClientConfig(mtls.ClientOptions{Certificate: device.Certificate, Roots: device.Roots, ServerName: "127.0.0.1", Sessions: sessions})
+	config.MinVersion, config.MaxVersion = version, version
+	conn := tls.Client(raw, config)
+	id := device.Identity.ID
+	packet := append([]byte{0x10, byte(12 + len(id)), 0, 4, 'M', 'Q', 'T', 'T', 4, 2, 0, 60, 0, byte(len(id))}, id...)
+	if _, err := conn.Write(packet); err != nil {
+		return false, err
+	}
+	answer := make([]byte, 4)
+	if _, err := io.ReadFull(conn, answer); err != nil {
+		return false, err
+	}
+	if !bytes.Equal(answer, []byte{0x20, 2, 0, 0}) {
+		return false, errAnswer
+	}
+	return conn.ConnectionState().DidResume, nil
+}
