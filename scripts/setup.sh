@@ -16,6 +16,10 @@ pgrep               procps
 setpriv             util-linux
 ss                  iproute2
 strace              strace
+sslscan             sslscan
+swtpm               swtpm
+testssl             testssl.sh
+tshark              tshark
 shellcheck          shellcheck
 "
 readonly ATTEMPTS=4

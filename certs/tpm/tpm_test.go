@@ -297,4 +297,3 @@ func TestConcurrentUseTakesTurns(t *testing.T) {
 	}
 	users.Wait()
 }
-

@@ -33,7 +33,7 @@ var houseRules = []rule{
 	{"hub/wire", nil, "frames need nobody"},
 	{"hub/ticket", certs, "lowest hub floor"},
 	{"hub/session", certs, "lowest hub floor"},
-	{"hub/capture", nil, "reads captures of any TLS connection, knows no hub"},
+	{"hub/capture", certs, "reads captures of any TLS connection, knows no hub"},
 	{"hub/fleet", under(certs, hubLow), "operator verbs stand on the registry, and reach sockets and disks through interfaces"},
 	{"hub/policy", under(certs, hubLow, []string{"hub/fleet", "hub/admission"}), "rules over identities and topics"},
 	{"hub/admission", under(certs, hubLow, []string{"hub/fleet", "hub/policy"}), "asks who may come in, knows no socket"},

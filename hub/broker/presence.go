@@ -18,12 +18,17 @@ func (b *Broker) announce(c *client, online bool, reason string) {
 	}
 	status := protocol.PresenceStatus{Online: online, Reason: reason, Since: b.config.Now().UTC(), Address: c.remote.String()}
 	payload, err := json.Marshal(status)
-	if err == nil {
-		err = b.mqtt.Publish(protocol.Presence(c.peer.Identity.ID), payload, true, 1)
-	}
 	if err != nil {
 		b.log.Error("presence could not be published", "id", c.peer.Identity.ID, "error", err)
+		return
 	}
+	b.route(packets.Packet{ // not by way of mochi, which takes it through its whole server loop
+		ProtocolVersion: 5,
+		FixedHeader:     packets.FixedHeader{Type: packets.Publish, Qos: 1, Retain: true, Remaining: int(b.sequence.Add(1))},
+		TopicName:       protocol.Presence(c.peer.Identity.ID),
+		Payload:         payload,
+		Created:         status.Since.Unix(),
+	})
 }
 
 // publishWill publishes the will of a connection that mochi gave up on.

@@ -3,6 +3,7 @@ package ticket
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 
 	"golang.org/x/crypto/cryptobyte"
 )
@@ -13,38 +14,40 @@ const sessionTypeServer = 1
 // state returns the session in the encoding that tls.ParseSessionState documents,
 // for a client that had presented leaf, or leaf and issuer.
 func (s *session) state(leaf, issuer *x509.Certificate) []byte {
-	var certs [][]byte
-	for _, c := range []*x509.Certificate{leaf, issuer}[:s.chain] {
-		certs = append(certs, c.Raw)
+	certs := [...]*x509.Certificate{leaf, issuer}
+	size := 0
+	for _, c := range certs[:s.chain] {
+		size += 3 + len(c.Raw) + 2
 	}
-	size := 64 + len(s.secret)
-	for _, c := range certs {
-		size += len(c) + 5
-	}
-	b := cryptobyte.NewBuilder(make([]byte, 0, size))
-	b.AddUint16(s.version)
-	b.AddUint8(sessionTypeServer)
-	b.AddUint16(s.suite)
-	b.AddUint64(s.created)
-	b.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(s.secret) })
-	b.AddUint24(0) // extra
+	b := make([]byte, 0, 64+len(s.secret)+size)
+	b = binary.BigEndian.AppendUint16(b, s.version)
+	b = append(b, sessionTypeServer)
+	b = binary.BigEndian.AppendUint16(b, s.suite)
+	b = binary.BigEndian.AppendUint64(b, s.created)
+	b = append(b, byte(len(s.secret)))
+	b = append(b, s.secret...)
+	b = append(b, 0, 0, 0) // extra: none
 	if s.ems {
-		b.AddUint8(1)
+		b = append(b, 1)
 	} else {
-		b.AddUint8(0)
+		b = append(b, 0)
 	}
-	b.AddUint8(0) // early data
-	b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) {
-		for _, c := range certs {
-			b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(c) })
-			b.AddUint16(0) // extensions: neither staple nor timestamps
-		}
-	})
-	b.AddUint24(0) // verified chains: certs/mtls verifies, crypto/tls does not
+	b = append(b, 0) // early data: none
+	b = appendUint24(b, size)
+	for _, c := range certs[:s.chain] {
+		b = appendUint24(b, len(c.Raw))
+		b = append(b, c.Raw...)
+		b = append(b, 0, 0) // extensions: neither staple nor timestamps
+	}
+	b = append(b, 0, 0, 0) // verified chains: certs/mtls verifies, crypto/tls does not
 	if s.version != tls.VersionTLS13 {
-		b.AddUint16(uint16(s.curve))
+		b = binary.BigEndian.AppendUint16(b, uint16(s.curve))
 	}
-	return b.BytesOrPanic() // every length fits: certificates were parsed from a TLS message
+	return b
+}
+
+func appendUint24(b []byte, n int) []byte {
+	return append(b, byte(n>>16), byte(n>>8), byte(n))
 }
 
 // parseState reads of an encoded session what a compact ticket keeps. It does not

@@ -30,6 +30,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 // FingerprintSize is how many octets of the certificate's SHA-256 a ticket holds. The
@@ -72,14 +74,26 @@ type Codec struct {
 	certs    Certificates
 	fallback *tls.Config // its ticket keys follow the ring's
 	now      func() time.Time
+
+	// alive holds on to the certificates of those who got a ticket last. crypto/tls
+	// parses a certificate once for as long as somebody holds on to it, so a board
+	// that comes back soon costs no parsing.
+	alive *lru.Cache[Fingerprint, []*x509.Certificate]
 }
+
+// maxAlive bounds the certificates held, some 4 kB each.
+const maxAlive = 16 << 10
 
 // New returns a codec over that ring. A nil now is time.Now.
 func New(ring *Ring, certs Certificates, now func() time.Time) *Codec {
 	if now == nil {
 		now = time.Now
 	}
-	c := &Codec{ring: ring, certs: certs, fallback: &tls.Config{}, now: now}
+	alive, err := lru.New[Fingerprint, []*x509.Certificate](maxAlive)
+	if err != nil {
+		panic(err) // only for a size below 1
+	}
+	c := &Codec{ring: ring, certs: certs, fallback: &tls.Config{}, now: now, alive: alive}
 	ring.onChange(func(keys [][32]byte) { c.fallback.SetSessionTicketKeys(keys) })
 	return c
 }
@@ -172,6 +186,7 @@ func (c *Codec) compact(cs tls.ConnectionState, state *tls.SessionState) ([]byte
 	if !ok {
 		return nil, false
 	}
+	c.alive.Add(s.fingerprint, cs.PeerCertificates)
 	sealed, err := c.ring.seal(plain)
 	return sealed, err == nil
 }
