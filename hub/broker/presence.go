@@ -22,12 +22,32 @@ func (b *Broker) announce(c *client, online bool, reason string) {
 		b.log.Error("presence could not be published", "id", c.peer.Identity.ID, "error", err)
 		return
 	}
-	b.route(packets.Packet{ // not by way of mochi, which takes it through its whole server loop
+	b.retain(protocol.Presence(c.peer.Identity.ID), payload)
+}
+
+// leafIsEnough is the payload of d/<id>/sys/tls.
+var leafIsEnough = []byte(`{"chain":"leaf"}`)
+
+// tellChain lets a device that presented more than its own certificate know that it
+// need not: we know its issuer, or it were not here. It saves the device some 500 bytes
+// in each full handshake from then on.
+func (b *Broker) tellChain(c *client) {
+	conn := c.conn.Load()
+	if conn == nil || c.peer.Identity.Role != identity.RoleDevice || len(conn.ConnectionState().PeerCertificates) < 2 {
+		return
+	}
+	b.retain(protocol.System(c.peer.Identity.ID, "tls"), leafIsEnough)
+}
+
+// retain publishes a retained message of the hub's own, not by way of mochi, which
+// would take it through its whole server loop.
+func (b *Broker) retain(topic string, payload []byte) {
+	b.route(packets.Packet{
 		ProtocolVersion: 5,
 		FixedHeader:     packets.FixedHeader{Type: packets.Publish, Qos: 1, Retain: true, Remaining: int(b.sequence.Add(1))},
-		TopicName:       protocol.Presence(c.peer.Identity.ID),
+		TopicName:       topic,
 		Payload:         payload,
-		Created:         status.Since.Unix(),
+		Created:         b.config.Now().Unix(),
 	})
 }
 
