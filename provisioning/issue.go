@@ -17,7 +17,7 @@ func issueCommand(output *command.Output) *cobra.Command {
 		Use:   "issue --dir S --id ID --out DIR",
 		Short: "Make one device's key and certificate in DIR",
 		Long: `Make one device's key and certificate in DIR: device.key, device.crt (leaf, then
-issuer) and ca.crt (the root).
+issuer) and ca.crt (the trust bundle: the root and the hub's issuing CA).
 
 Repeated with the same ID and DIR it delivers the same certificate again. An ID
 never gets a second one, and a folder never two devices.`,
