@@ -4,13 +4,13 @@ import (
 	"crypto/tls"
 	"reflect"
 	"testing"
+	"time"
 )
 
 func FuzzDecode(f *testing.F) {
-	for _, s := range []session{
-		{version: tls.VersionTLS13, suite: tls.TLS_AES_128_GCM_SHA256, created: 1 << 31, chain: 2, secret: make([]byte, secret256)},
-		{version: tls.VersionTLS12, suite: tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, ems: true, chain: 1, curve: tls.CurveP256, secret: make([]byte, secret384)},
-	} {
+	now := time.Unix(1792000000, 0)
+	for i, k := range kinds {
+		s := session{kind: k, created: uint64(now.Unix()) - uint64(i), name: make([]byte, ShortName), secret: make([]byte, secret256)}
 		plain, ok := s.encode()
 		if !ok {
 			f.Fatalf("%+v can't be said", s)
@@ -18,39 +18,52 @@ func FuzzDecode(f *testing.F) {
 		f.Add(plain)
 	}
 	f.Fuzz(func(t *testing.T, plain []byte) {
-		s, err := decode(plain)
+		s, err := decode(plain, now)
 		if err != nil {
 			return
 		}
 		if again, ok := s.encode(); !ok || string(again) != string(plain) {
 			t.Errorf("%x decodes to what encodes as %x", plain, again)
 		}
+		if age := now.Unix() - int64(s.created); age < -int64(clockSkew.Seconds()) || age > 1<<createdBits {
+			t.Errorf("%x was made %d seconds ago", plain, age)
+		}
 	})
 }
 
+func TestTimeOfATicketIsToldForAsLongAsItLives(t *testing.T) {
+	made := time.Unix(1792000000, 0)
+	for _, age := range []time.Duration{-clockSkew, 0, time.Second, DefaultLifetime, MaxLifetime + sealFor} {
+		s := session{kind: kinds[0], created: uint64(made.Unix()), name: make([]byte, LongName), secret: make([]byte, secret256)}
+		plain, _ := s.encode()
+		if got, err := decode(plain, made.Add(age)); err != nil || got.created != s.created {
+			t.Errorf("after %s: %v, made at %d, want %d", age, err, got.created, s.created)
+		}
+	}
+}
+
 func TestWhatATicketCantSayIsLeftToTheFallback(t *testing.T) {
-	good := session{version: tls.VersionTLS13, suite: tls.TLS_AES_128_GCM_SHA256, created: 1, chain: 1, secret: make([]byte, secret256)}
-	for name, spoil := range map[string]func(*session){
-		"suite":               func(s *session) { s.suite = tls.TLS_RSA_WITH_AES_128_CBC_SHA },
-		"suite of 1.2 in 1.3": func(s *session) { s.suite = tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 },
-		"curve":               func(s *session) { s.curve = tls.CurveP521 },
-		"year 2106":           func(s *session) { s.created = 1 << 32 },
+	for name, spoil := range map[string]func(*kind){
+		"suite":               func(k *kind) { k.suite = tls.TLS_RSA_WITH_AES_128_CBC_SHA },
+		"suite of 1.2 in 1.3": func(k *kind) { k.suite = tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 },
+		"curve":               func(k *kind) { k.curve = tls.CurveP521 },
+		"three certificates":  func(k *kind) { k.chain = 3 },
 	} {
-		s := good
-		spoil(&s)
-		if plain, ok := s.encode(); ok {
+		k := kinds[0]
+		spoil(&k)
+		if plain, ok := (&session{kind: k, secret: make([]byte, secret256)}).encode(); ok {
 			t.Errorf("%s: encoded as %x", name, plain)
 		}
 	}
-	if _, ok := good.encode(); !ok {
-		t.Error("a good session was not encoded")
+	if len(kinds) != 16 {
+		t.Errorf("%d kinds, four bits say 16", len(kinds))
 	}
 }
 
 func TestStateParsesBackToTheSession(t *testing.T) {
 	for _, want := range []session{
-		{version: tls.VersionTLS13, suite: 0x1302, created: 1792000000, ems: false, secret: make([]byte, secret384)},
-		{version: tls.VersionTLS12, suite: 0xc02b, created: 1792000000, ems: true, curve: tls.CurveP256, secret: make([]byte, secret384)},
+		{kind: kind{version: tls.VersionTLS13, suite: 0x1302}, created: 1792000000, secret: make([]byte, secret384)},
+		{kind: kind{version: tls.VersionTLS12, suite: 0xc02b, curve: tls.CurveP256, ems: true}, created: 1792000000, secret: make([]byte, secret384)},
 	} {
 		encoded := want.state(nil, nil)
 		got, ok := parseState(encoded)

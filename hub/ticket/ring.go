@@ -29,6 +29,15 @@ const (
 	DefaultLifetime = 24 * time.Hour
 	MaxLifetime     = 7 * 24 * time.Hour // RFC 8446 §4.6.1
 	rotateEvery     = 24 * time.Hour
+
+	// sealFor is how long a key seals if it can't be replaced, because the disk is
+	// full, say; after that, tickets are crypto/tls's. With MaxLifetime it bounds the
+	// age of what a key opens to less than the 12 days that a ticket can tell.
+	sealFor = 2 * rotateEvery
+
+	// maxKeys bounds how many keys are tried on a ticket. Only an operator who rotates
+	// by hand gets there.
+	maxKeys = 16
 )
 
 // ringVersion is the format of the ring's file.
@@ -51,13 +60,12 @@ type Ring struct {
 
 // ringState is immutable.
 type ringState struct {
-	keys  []key // newest first
-	byID  map[[keyIDSize]byte]*key
+	keys  []key                // newest first
 	drops map[string]time.Time // of issuers, by hex subject key identifier: tickets made until then are worth nothing
 }
 
 type key struct {
-	id      [keyIDSize]byte
+	id      [keyIDSize]byte // for people
 	created time.Time
 	secret  [secretSize]byte
 	siv     *subtle.AESSIV
@@ -176,7 +184,6 @@ func (r *Ring) change(edit func(next *ringState) error) error {
 	if err := edit(next); err != nil {
 		return err
 	}
-	next.index()
 	data, err := next.marshal()
 	if err != nil {
 		return err
@@ -201,22 +208,25 @@ func (r *Ring) onChange(f func([][32]byte)) {
 
 func (r *Ring) seal(plain []byte) ([]byte, error) {
 	k := &r.current.Load().keys[0]
-	sealed, err := k.siv.EncryptDeterministically(plain, k.id[:])
-	if err != nil {
-		return nil, err
+	if r.now().Sub(k.created) > sealFor {
+		return nil, errTicket
 	}
-	return append(k.id[:], sealed...), nil
+	return k.siv.EncryptDeterministically(plain, nil)
 }
 
 func (r *Ring) open(sealed []byte) ([]byte, error) {
-	if len(sealed) < headerSize+sivSize+fixedSize {
+	if len(sealed) < sivSize+headSize+ShortName+secret256 {
 		return nil, errTicket
 	}
-	k := r.current.Load().byID[[keyIDSize]byte(sealed)]
-	if k == nil {
-		return nil, errTicket
+	for _, k := range r.current.Load().keys {
+		if r.now().Sub(k.created) > sealFor+r.lifetime {
+			continue
+		}
+		if plain, err := k.siv.DecryptDeterministically(sealed, nil); err == nil {
+			return plain, nil
+		}
 	}
-	return k.siv.DecryptDeterministically(sealed[headerSize:], k.id[:])
+	return nil, errTicket
 }
 
 // prepend puts a fresh key before those kept.
@@ -235,7 +245,7 @@ func (s *ringState) prepend(now time.Time, kept []key) error {
 	if err != nil {
 		return err
 	}
-	s.keys = append([]key{k}, kept...)
+	s.keys = append([]key{k}, kept[:min(len(kept), maxKeys-1)]...)
 	return nil
 }
 
@@ -259,13 +269,6 @@ func (s *ringState) derived() [][32]byte {
 		keys = append(keys, [32]byte(d))
 	}
 	return keys
-}
-
-func (s *ringState) index() {
-	s.byID = make(map[[keyIDSize]byte]*key, len(s.keys))
-	for i := range s.keys {
-		s.byID[s.keys[i].id] = &s.keys[i]
-	}
 }
 
 // ringFile is the ring's file.
@@ -311,6 +314,5 @@ func parseRing(data []byte) (*ringState, error) {
 		}
 		s.keys = append(s.keys, parsed)
 	}
-	s.index()
 	return s, nil
 }

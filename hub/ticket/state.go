@@ -16,32 +16,32 @@ const sessionTypeServer = 1
 func (s *session) state(leaf, issuer *x509.Certificate) []byte {
 	certs := [...]*x509.Certificate{leaf, issuer}
 	size := 0
-	for _, c := range certs[:s.chain] {
+	for _, c := range certs[:s.kind.chain] {
 		size += 3 + len(c.Raw) + 2
 	}
 	b := make([]byte, 0, 64+len(s.secret)+size)
-	b = binary.BigEndian.AppendUint16(b, s.version)
+	b = binary.BigEndian.AppendUint16(b, s.kind.version)
 	b = append(b, sessionTypeServer)
-	b = binary.BigEndian.AppendUint16(b, s.suite)
+	b = binary.BigEndian.AppendUint16(b, s.kind.suite)
 	b = binary.BigEndian.AppendUint64(b, s.created)
 	b = append(b, byte(len(s.secret)))
 	b = append(b, s.secret...)
 	b = append(b, 0, 0, 0) // extra: none
-	if s.ems {
+	if s.kind.ems {
 		b = append(b, 1)
 	} else {
 		b = append(b, 0)
 	}
 	b = append(b, 0) // early data: none
 	b = appendUint24(b, size)
-	for _, c := range certs[:s.chain] {
+	for _, c := range certs[:s.kind.chain] {
 		b = appendUint24(b, len(c.Raw))
 		b = append(b, c.Raw...)
 		b = append(b, 0, 0) // extensions: neither staple nor timestamps
 	}
 	b = append(b, 0, 0, 0) // verified chains: certs/mtls verifies, crypto/tls does not
-	if s.version != tls.VersionTLS13 {
-		b = binary.BigEndian.AppendUint16(b, uint16(s.curve))
+	if s.kind.version != tls.VersionTLS13 {
+		b = binary.BigEndian.AppendUint16(b, uint16(s.kind.curve))
 	}
 	return b
 }
@@ -57,24 +57,24 @@ func parseState(encoded []byte) (session, bool) {
 	var kind, ems, early uint8
 	var secret, extra, certs, chains cryptobyte.String
 	in := cryptobyte.String(encoded)
-	ok := in.ReadUint16(&s.version) && in.ReadUint8(&kind) && in.ReadUint16(&s.suite) &&
+	ok := in.ReadUint16(&s.kind.version) && in.ReadUint8(&kind) && in.ReadUint16(&s.kind.suite) &&
 		in.ReadUint64(&s.created) && in.ReadUint8LengthPrefixed(&secret) &&
 		in.ReadUint24LengthPrefixed(&extra) && in.ReadUint8(&ems) && in.ReadUint8(&early) &&
 		in.ReadUint24LengthPrefixed(&certs) && in.ReadUint24LengthPrefixed(&chains)
 	if !ok || kind != sessionTypeServer || len(secret) != secret256 && len(secret) != secret384 {
 		return s, false
 	}
-	switch s.version {
+	switch s.kind.version {
 	case tls.VersionTLS13:
 	case tls.VersionTLS12:
 		var curve uint16
 		if !in.ReadUint16(&curve) {
 			return s, false
 		}
-		s.curve = tls.CurveID(curve)
+		s.kind.curve = tls.CurveID(curve)
 	default:
 		return s, false
 	}
-	s.ems, s.secret = ems == 1, secret
+	s.kind.ems, s.secret = ems == 1, secret
 	return s, true
 }

@@ -9,24 +9,25 @@
 // certificate then. Every check of the certificate is repeated by the listener's
 // VerifyConnection on the resumed handshake.
 //
-// Layout (63 octets in TLS 1.3 with a SHA-256 suite, 79 otherwise): key ID (2), then
-// sealed with AES-SIV (RFC 5297) under that key, the key ID being the associated data:
+// Layout (55 octets in TLS 1.3 with a SHA-256 suite, 71 otherwise), sealed with AES-SIV
+// (RFC 5297) under a key of the ring:
 //
-//	flags (1)  created (4, Unix seconds)  fingerprint (8)  secret (32 or 48)
+//	kind (4 bits)  created (20 bits, Unix seconds modulo 2^20)  name (4 or 8)  secret (32 or 48)
 //
-// AES-SIV because every octet of a ticket travels twice in each reconnect: its one
-// synthetic IV of 16 octets stands for a nonce and a tag, 28 octets, and there is no
-// nonce that a restored snapshot of the hub could use again. It is deterministic, which
-// gives nothing away: no two tickets have the same secret.
+// Every octet of a ticket travels twice in each reconnect, hence the care. AES-SIV has
+// one synthetic IV of 16 octets in place of a nonce and a tag, 28 octets, and no nonce
+// that a restored snapshot of the hub could use again; it is deterministic, which gives
+// nothing away, for no two tickets have the same secret. No key is named: the few there
+// are get tried. 2^20 seconds are 12 days, more than any ticket lives, because keys are
+// not used for longer. The name has 4 octets where these tell the certificate from all
+// others the hub knows, else 8.
 package ticket
 
 import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/binary"
 	"errors"
-	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -34,27 +35,19 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
-// FingerprintSize is how many octets of the certificate's SHA-256 a ticket holds. The
-// ticket is sealed, so this need only tell certificates of one fleet apart: among a
-// million, two are alike with a chance of 1 in 37 million, and then the registry knows
-// neither by it.
-const FingerprintSize = 8
+// The sizes of a certificate's name: the first octets of the SHA-256 of its DER.
+const (
+	ShortName = 4
+	LongName  = 8
+)
 
-// Fingerprint is the beginning of the SHA-256 of a certificate's DER.
-type Fingerprint [FingerprintSize]byte
-
-// FingerprintOf returns the fingerprint of a certificate.
-func FingerprintOf(cert *x509.Certificate) Fingerprint {
-	sum := sha256.Sum256(cert.Raw)
-	return Fingerprint(sum[:FingerprintSize])
-}
-
-// Certificates finds the certificate that a ticket names, and its issuer. It returns
-// false for one that may not be resumed with: unknown, revoked, suspended, replaced,
-// or of an issuer that is no longer trusted. It is called in handshakes, concurrently,
-// and does no I/O.
+// Certificates finds the certificate that a ticket names, and its issuer. Resumable
+// gets the first octets of the SHA-256 of a certificate's DER, ShortName or LongName of
+// them. It returns false if these fit more than one certificate, and for one that may
+// not be resumed with: unknown, revoked, suspended, replaced, or of an issuer that is
+// no longer trusted. It is called in handshakes, concurrently, and doesn't wait.
 type Certificates interface {
-	Resumable(Fingerprint) (leaf, issuer *x509.Certificate, ok bool)
+	Resumable(name []byte) (leaf, issuer *x509.Certificate, ok bool)
 }
 
 // Stats counts what became of tickets. All fields may be read at any time.
@@ -78,7 +71,7 @@ type Codec struct {
 	// alive holds on to the certificates of those who got a ticket last. crypto/tls
 	// parses a certificate once for as long as somebody holds on to it, so a board
 	// that comes back soon costs no parsing.
-	alive *lru.Cache[Fingerprint, []*x509.Certificate]
+	alive *lru.Cache[[sha256.Size]byte, []*x509.Certificate]
 }
 
 // maxAlive bounds the certificates held, some 4 kB each.
@@ -89,7 +82,7 @@ func New(ring *Ring, certs Certificates, now func() time.Time) *Codec {
 	if now == nil {
 		now = time.Now
 	}
-	alive, err := lru.New[Fingerprint, []*x509.Certificate](maxAlive)
+	alive, err := lru.New[[sha256.Size]byte, []*x509.Certificate](maxAlive)
 	if err != nil {
 		panic(err) // only for a size below 1
 	}
@@ -106,46 +99,53 @@ func (c *Codec) Install(config *tls.Config) {
 
 // session is what a compact ticket says.
 type session struct {
-	version     uint16
-	suite       uint16
-	created     uint64 // Unix seconds
-	ems         bool   // extended master secret, RFC 7627
-	chain       int    // certificates the client had presented: 1, or 2 with its issuer
-	fingerprint Fingerprint
-	curve       tls.CurveID // TLS 1.2 only
-	secret      []byte
+	kind    kind
+	created uint64 // Unix seconds
+	name    []byte // of the certificate
+	secret  []byte
 }
 
-// The flags: three bits for the suite, which says the version too, three for the curve
-// of TLS 1.2, and one each for extended master secret and issuer.
+// kind is what sessions have in common that were negotiated alike.
+type kind struct {
+	version uint16
+	suite   uint16
+	curve   tls.CurveID // TLS 1.2 only
+	ems     bool        // extended master secret, RFC 7627
+	chain   int         // certificates the client had presented: 1, or 2 with its issuer
+}
+
+// kinds are those that a compact ticket can say, by index; others are left to the
+// fallback. Add at the end and never reorder: tickets outlive the hub that made them.
+var kinds = []kind{
+	{tls.VersionTLS13, tls.TLS_AES_128_GCM_SHA256, 0, false, 1},
+	{tls.VersionTLS13, tls.TLS_AES_128_GCM_SHA256, 0, false, 2},
+	{tls.VersionTLS13, tls.TLS_CHACHA20_POLY1305_SHA256, 0, false, 1},
+	{tls.VersionTLS13, tls.TLS_CHACHA20_POLY1305_SHA256, 0, false, 2},
+	{tls.VersionTLS13, tls.TLS_AES_256_GCM_SHA384, 0, false, 1},
+	{tls.VersionTLS13, tls.TLS_AES_256_GCM_SHA384, 0, false, 2},
+	{tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.CurveP256, true, 1},
+	{tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.CurveP256, true, 2},
+	{tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.X25519, true, 1},
+	{tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.X25519, true, 2},
+	{tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.CurveP256, true, 1},
+	{tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.CurveP256, true, 2},
+	{tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.CurveP256, true, 1},
+	{tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.CurveP256, true, 2},
+	{tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.X25519, true, 1},
+	{tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.X25519, true, 2},
+}
+
 const (
-	flagEMS = 1 << 6 << iota
-	flagIssuer
-	indexBits = 3
-	indexMask = 1<<indexBits - 1
-)
+	createdBits = 20 // below the kind's four, in three octets
+	createdMask = 1<<createdBits - 1
 
-// suites and curves are what a compact ticket can name, by index. Never reorder them.
-var (
-	suites = []uint16{
-		tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384, tls.TLS_CHACHA20_POLY1305_SHA256,
-		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-	}
-	curves = []tls.CurveID{0, tls.CurveP256, tls.X25519}
-)
-
-// suites13 is how many of suites are TLS 1.3's.
-const suites13 = 3
-
-const (
-	headerSize = keyIDSize
-	sivSize    = 16
-	fixedSize  = 1 + 4 + FingerprintSize
-	secret256  = 32 // of TLS 1.3 suites with SHA-256
-	secret384  = 48 // of TLS 1.3 suites with SHA-384, and every TLS 1.2 master secret
+	sivSize   = 16
+	headSize  = 3
+	secret256 = 32 // of TLS 1.3 suites with SHA-256
+	secret384 = 48 // of TLS 1.3 suites with SHA-384, and every TLS 1.2 master secret
 
 	// MaxSize is the size of the largest compact ticket.
-	MaxSize = headerSize + sivSize + fixedSize + secret384
+	MaxSize = sivSize + headSize + LongName + secret384
 )
 
 // clockSkew is how far in the future a ticket may have been made.
@@ -171,9 +171,14 @@ func (c *Codec) compact(cs tls.ConnectionState, state *tls.SessionState) ([]byte
 	if !ok {
 		return nil, false
 	}
-	s.chain = len(cs.PeerCertificates)
-	s.fingerprint = FingerprintOf(cs.PeerCertificates[0])
-	leaf, issuer, ok := c.certs.Resumable(s.fingerprint)
+	s.kind.chain = len(cs.PeerCertificates)
+	fingerprint := sha256.Sum256(cs.PeerCertificates[0].Raw)
+	s.name = fingerprint[:ShortName]
+	leaf, issuer, ok := c.certs.Resumable(s.name)
+	if !ok {
+		s.name = fingerprint[:LongName]
+		leaf, issuer, ok = c.certs.Resumable(s.name)
+	}
 	if !ok {
 		return nil, false
 	}
@@ -186,7 +191,7 @@ func (c *Codec) compact(cs tls.ConnectionState, state *tls.SessionState) ([]byte
 	if !ok {
 		return nil, false
 	}
-	c.alive.Add(s.fingerprint, cs.PeerCertificates)
+	c.alive.Add(fingerprint, cs.PeerCertificates)
 	sealed, err := c.ring.seal(plain)
 	return sealed, err == nil
 }
@@ -217,15 +222,16 @@ func (c *Codec) open(identity []byte) (*tls.SessionState, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := decode(plain)
+	now := c.now()
+	s, err := decode(plain, now)
 	if err != nil {
 		return nil, err
 	}
-	now, created := c.now(), time.Unix(int64(s.created), 0)
-	if now.Sub(created) > c.ring.Lifetime() || created.Sub(now) > clockSkew {
+	created := time.Unix(int64(s.created), 0)
+	if now.Sub(created) > c.ring.Lifetime() {
 		return nil, errTicket
 	}
-	leaf, issuer, ok := c.certs.Resumable(s.fingerprint)
+	leaf, issuer, ok := c.certs.Resumable(s.name)
 	if !ok || !created.After(c.ring.dropped(issuer.SubjectKeyId)) {
 		return nil, errTicket
 	}
@@ -234,46 +240,33 @@ func (c *Codec) open(identity []byte) (*tls.SessionState, error) {
 
 // encode returns the ticket's plain text, or false if a compact ticket can't say it.
 func (s *session) encode() ([]byte, bool) {
-	suite, curve := slices.Index(suites, s.suite), slices.Index(curves, s.curve)
-	if suite < 0 || curve < 0 || (suite < suites13) != (s.version == tls.VersionTLS13) || s.created > math.MaxUint32 {
+	index := slices.Index(kinds, s.kind)
+	if index < 0 {
 		return nil, false
 	}
-	flags := byte(suite) | byte(curve)<<indexBits
-	if s.ems {
-		flags |= flagEMS
-	}
-	if s.chain == 2 {
-		flags |= flagIssuer
-	}
-	b := make([]byte, 0, fixedSize+len(s.secret))
-	b = append(b, flags)
-	b = binary.BigEndian.AppendUint32(b, uint32(s.created))
-	b = append(b, s.fingerprint[:]...)
+	b := make([]byte, 0, headSize+len(s.name)+len(s.secret))
+	b = appendUint24(b, index<<createdBits|int(s.created&createdMask))
+	b = append(b, s.name...)
 	return append(b, s.secret...), true
 }
 
-// decode is the inverse of encode; it refuses what encode can't have written.
-func decode(b []byte) (session, error) {
+// decode is the inverse of encode for a ticket that was made within 12 days before, and
+// clockSkew after, now. It refuses what encode can't have written.
+func decode(b []byte, now time.Time) (session, error) {
 	var s session
-	if len(b) != fixedSize+secret256 && len(b) != fixedSize+secret384 {
+	var name int
+	switch len(b) {
+	case headSize + ShortName + secret256, headSize + ShortName + secret384:
+		name = ShortName
+	case headSize + LongName + secret256, headSize + LongName + secret384:
+		name = LongName
+	default:
 		return s, errTicket
 	}
-	flags := b[0]
-	suite, curve := int(flags&indexMask), int(flags>>indexBits&indexMask)
-	if suite >= len(suites) || curve >= len(curves) {
-		return s, errTicket
-	}
-	s.suite, s.curve = suites[suite], curves[curve]
-	s.version, s.chain = tls.VersionTLS12, 1
-	if suite < suites13 {
-		s.version = tls.VersionTLS13
-	}
-	if flags&flagIssuer != 0 {
-		s.chain = 2
-	}
-	s.ems = flags&flagEMS != 0
-	s.created = uint64(binary.BigEndian.Uint32(b[1:]))
-	s.fingerprint = Fingerprint(b[5:])
-	s.secret = b[fixedSize:]
+	head := uint64(b[0])<<16 | uint64(b[1])<<8 | uint64(b[2])
+	s.kind = kinds[head>>createdBits]
+	latest := uint64(now.Add(clockSkew).Unix())
+	s.created = latest - (latest-head)&createdMask
+	s.name, s.secret = b[headSize:headSize+name], b[headSize+name:]
 	return s, nil
 }

@@ -2,12 +2,14 @@ package ticket_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,30 +22,43 @@ import (
 
 // known is a registry of certificates that may be resumed with.
 type known struct {
-	mu    sync.Mutex
-	certs map[ticket.Fingerprint][2]*x509.Certificate
+	mu        sync.Mutex
+	certs     map[string][2]*x509.Certificate // by SHA-256
+	ambiguous bool                            // short names fit several
 }
 
-func (k *known) Resumable(f ticket.Fingerprint) (leaf, issuer *x509.Certificate, ok bool) {
+func (k *known) Resumable(name []byte) (leaf, issuer *x509.Certificate, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	c, ok := k.certs[f]
-	return c[0], c[1], ok
+	if k.ambiguous && len(name) == ticket.ShortName {
+		return nil, nil, false
+	}
+	for sum, c := range k.certs {
+		if strings.HasPrefix(sum, string(name)) {
+			return c[0], c[1], true
+		}
+	}
+	return nil, nil, false
+}
+
+func sumOf(c certtest.Credential) string {
+	sum := sha256.Sum256(c.Leaf.Raw)
+	return string(sum[:])
 }
 
 func (k *known) add(c certtest.Credential) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.certs == nil {
-		k.certs = make(map[ticket.Fingerprint][2]*x509.Certificate)
+		k.certs = make(map[string][2]*x509.Certificate)
 	}
-	k.certs[ticket.FingerprintOf(c.Leaf)] = [2]*x509.Certificate{c.Leaf, c.Issuer}
+	k.certs[sumOf(c)] = [2]*x509.Certificate{c.Leaf, c.Issuer}
 }
 
 func (k *known) remove(c certtest.Credential) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	delete(k.certs, ticket.FingerprintOf(c.Leaf))
+	delete(k.certs, sumOf(c))
 }
 
 // clock is a hand that tests move.
@@ -108,6 +123,7 @@ func (b *bench) start() {
 			return err
 		},
 	})
+	b.tls.Time = b.clock.now // of which tickets are told their birth
 	b.codec.Install(b.tls)
 }
 
@@ -205,8 +221,9 @@ func TestCompactTicketResumesAndIsSmall(t *testing.T) {
 			}
 			sessions := &cache{}
 			b.mustConnect(c, version, sessions, false)
-			if n := len(sessions.ticket); n == 0 || n > 110 {
-				t.Errorf("%s: the ticket has %d octets, want 1 to 110", name, n)
+			want := map[uint16]int{tls.VersionTLS13: 55, tls.VersionTLS12: 71}[version]
+			if n := len(sessions.ticket); n != want {
+				t.Errorf("%s: the ticket has %d octets, want %d", name, n, want)
 			}
 			b.mustConnect(c, version, sessions, true)
 			b.mustConnect(c, version, sessions, true)
@@ -215,6 +232,38 @@ func TestCompactTicketResumesAndIsSmall(t *testing.T) {
 			t.Errorf("%d tickets were crypto/tls's own", n)
 		}
 	})
+}
+
+func TestCertificatesOfOneShortNameAreNamedLonger(t *testing.T) {
+	eachVersion(t, func(t *testing.T, version uint16) {
+		b := newBench(t)
+		device, sessions := b.fleet.Device("pi-1"), &cache{}
+		b.known.add(device)
+		b.known.ambiguous = true
+		b.mustConnect(device, version, sessions, false)
+		b.mustConnect(device, version, sessions, true)
+		if n := b.codec.Stats.Fallback.Load(); n != 0 {
+			t.Errorf("%d tickets were crypto/tls's own", n)
+		}
+	})
+}
+
+// A key that could not be replaced for days stops sealing, and later opening, by itself: its tickets could no longer tell
+// their age.
+func TestOverdueKeyNeitherSealsNorOpens(t *testing.T) {
+	b := newBench(t)
+	device, sessions := b.fleet.Device("pi-1"), &cache{}
+	b.known.add(device)
+	b.clock.advance(47 * time.Hour)
+	b.mustConnect(device, tls.VersionTLS13, sessions, false)
+	old := *sessions
+	b.clock.advance(2 * time.Hour)
+	b.mustConnect(device, tls.VersionTLS13, sessions, true)
+	if b.codec.Stats.Fallback.Load() == 0 {
+		t.Error("a key older than two days sealed a ticket")
+	}
+	b.clock.advance(1<<20*time.Second - 2*time.Hour) // by its 20 bits, the old ticket was made just now
+	b.mustConnect(device, tls.VersionTLS13, &old, false)
 }
 
 func TestTicketOutlivesRestartOfTheHub(t *testing.T) {
