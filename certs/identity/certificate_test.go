@@ -127,12 +127,12 @@ func TestIssuerKindIsReadFromACAsSubjectOnly(t *testing.T) {
 	}{
 		{true, []string{"root"}, identity.KindRoot},
 		{true, []string{"factory"}, identity.KindFactory},
-		{true, []string{"operational"}, identity.KindOperational},
-		{false, []string{"operational"}, ""},
+		{true, []string{"hub"}, identity.KindOperational},
+		{false, []string{"hub"}, ""},
 		{true, nil, ""},
 		{true, []string{"Factory"}, ""},
 		{true, []string{""}, ""},
-		{true, []string{"factory", "operational"}, ""},
+		{true, []string{"factory", "hub"}, ""},
 	} {
 		cert := certificate(t, &x509.Certificate{IsCA: c.ca, Subject: pkix.Name{CommonName: "x", OrganizationalUnit: c.ou}})
 		kind, err := identity.KindOf(cert)

@@ -17,8 +17,8 @@ type IssuerKind string
 // The three kinds of CA.
 const (
 	KindRoot        IssuerKind = "root"
-	KindFactory     IssuerKind = "factory"     // issuing CA of one station: devices only
-	KindOperational IssuerKind = "operational" // issuing CA at the hub: every role
+	KindFactory     IssuerKind = "factory" // issuing CA of one station: devices only
+	KindOperational IssuerKind = "hub"     // the operational issuing CA, at the hub: every role
 )
 
 // KindOf returns what ca may sign, from its subject. ca's own signature is the

@@ -99,14 +99,16 @@ func (i *Issuer) Issue(r Request) (*x509.Certificate, error) {
 		return nil, fmt.Errorf("issue %s: profile %s has no host names", id, r.Profile.name)
 	}
 	template := &x509.Certificate{
-		SerialNumber:          r.Serial,
-		Subject:               pkix.Name{CommonName: id.ID, OrganizationalUnit: slices.Clone(id.OU), SerialNumber: id.BoardSerial},
-		URIs:                  []*url.URL{id.URI()},
-		DNSNames:              r.DNSNames,
-		IPAddresses:           r.IPAddresses,
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           r.Profile.extKeyUsage,
-		BasicConstraintsValid: true,
+		SerialNumber: r.Serial,
+		Subject:      pkix.Name{CommonName: id.ID, OrganizationalUnit: slices.Clone(id.OU), SerialNumber: id.BoardSerial},
+		URIs:         []*url.URL{id.URI()},
+		DNSNames:     r.DNSNames,
+		IPAddresses:  r.IPAddresses,
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  r.Profile.extKeyUsage,
+		// A hub's certificate goes out in every full handshake, and has no more than it
+		// must: without basic constraints it is no CA either (RFC 5280 §4.2.1.9).
+		BasicConstraintsValid: id.Role != identity.RoleHub,
 	}
 	return i.sign(template, r.PublicKey, r.Profile.lifetime(r.Valid), id.String())
 }
@@ -231,16 +233,17 @@ func (i *Issuer) sign(template *x509.Certificate, pub crypto.PublicKey, valid ti
 	return cert, nil
 }
 
-// keyIdentifier returns the first eight octets of the SHA-256 of the public key (RFC
+// keyIdentifier returns the first four octets of the SHA-256 of the public key (RFC
 // 7093 §2 method 1, cut shorter: RFC 5280 §4.2.1.2 leaves the method to the CA). It
-// tells the few CAs of a fleet apart, and every leaf repeats it.
+// tells the CAs of a fleet apart, and every leaf repeats it. Should two be alike,
+// package mtls tries both.
 func keyIdentifier(pub crypto.PublicKey) ([]byte, error) {
 	der, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
 		return nil, err
 	}
 	sum := sha256.Sum256(der)
-	return sum[:8], nil
+	return sum[:4], nil
 }
 
 func samePublicKey(a, b crypto.PublicKey) bool {

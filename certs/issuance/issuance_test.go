@@ -122,7 +122,7 @@ func wantLeaf(t *testing.T, cert *x509.Certificate, issuer *issuance.Issuer, r i
 	if cert.Version != 3 || cert.SignatureAlgorithm != x509.ECDSAWithSHA256 || cert.CheckSignatureFrom(issuer.Certificate()) != nil {
 		t.Errorf("version %d, %s, not signed by %s", cert.Version, cert.SignatureAlgorithm, issuer.Certificate().Subject)
 	}
-	if cert.IsCA || !cert.BasicConstraintsValid || cert.KeyUsage != x509.KeyUsageDigitalSignature {
+	if cert.IsCA || cert.BasicConstraintsValid == (id.Role == identity.RoleHub) || cert.KeyUsage != x509.KeyUsageDigitalSignature {
 		t.Errorf("CA %t (%t), key usage %b", cert.IsCA, cert.BasicConstraintsValid, cert.KeyUsage)
 	}
 	if cert.SerialNumber.Sign() <= 0 || len(cert.SerialNumber.Bytes()) != 16 {

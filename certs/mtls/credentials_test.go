@@ -2,10 +2,12 @@ package mtls_test
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,7 +26,7 @@ func TestCredentialsAreLoadedAsWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got.Identity.String() != "spiffe://fleet.example/device/board-1" || len(got.Identity.OU) != 1 || !got.Leaf.Equal(written.Leaf) ||
-		got.Certificate.Leaf != got.Leaf || len(got.Certificate.Certificate) != 2 || len(got.Roots) != 1 || !got.Roots[0].Equal(fleet.Root.Certificate()) {
+		got.Certificate.Leaf != got.Leaf || len(got.Certificate.Certificate) != 2 || !slices.EqualFunc(got.Roots, fleet.Bundle(), (*x509.Certificate).Equal) {
 		t.Errorf("loaded %+v", got)
 	}
 	h := newHub(t, fleet, fleet.Trust(), nil, identity.RoleDevice)

@@ -86,12 +86,12 @@ func TestNoPairOfProfilesPaysAHelloRetryRequest(t *testing.T) {
 			if state.Version != tls.VersionTLS13 {
 				t.Errorf("server %s, client %s: %s", server, client, tls.VersionName(state.Version))
 			}
-			want := tls.CurveP256
-			if client == mtls.ProfilePQ {
-				want = tls.X25519
-				if server == mtls.ProfilePQ {
-					want = tls.X25519MLKEM768
-				}
+			want := tls.X25519
+			if client == mtls.ProfileConstrained {
+				want = tls.CurveP256
+			}
+			if client == mtls.ProfilePQ && server == mtls.ProfilePQ {
+				want = tls.X25519MLKEM768
 			}
 			if state.CurveID != want {
 				t.Errorf("server %s, client %s: %s, want %s", server, client, state.CurveID, want)
