@@ -56,6 +56,11 @@ lint: ## gofmt, go vet, staticcheck, shellcheck
 bench: ## the benchmarks (BENCH=regexp picks some)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PACKAGES)
 
+.PHONY: bench-peers
+bench-peers: ## the hub beside a bare crypto/tls server and mosquitto (Debian package mosquitto), in one run
+	@command -v mosquitto >/dev/null || [[ -x /usr/sbin/mosquitto ]] || { echo "bench-peers: there is no mosquitto; apt-get install mosquitto" >&2; exit 1; }
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./firmware-sim/peers -args -peers
+
 .PHONY: cross
 cross: ## device-agent for the boards: dist/device-agent-linux-{amd64,arm64,armv7,armv6}, static and stripped
 	@for target in amd64 arm64 armv7 armv6; do \

@@ -30,10 +30,10 @@ var leafIsEnough = []byte(`{"chain":"leaf"}`)
 
 // tellChain lets a device that presented more than its own certificate know that it
 // need not: we know its issuer, or it were not here. It saves the device some 500 bytes
-// in each full handshake from then on.
+// in each full handshake from then on. In a resumed one it presents nothing.
 func (b *Broker) tellChain(c *client) {
 	conn := c.conn.Load()
-	if conn == nil || c.peer.Identity.Role != identity.RoleDevice || len(conn.ConnectionState().PeerCertificates) < 2 {
+	if conn == nil || c.peer.Resumed || c.peer.Identity.Role != identity.RoleDevice || len(conn.ConnectionState().PeerCertificates) < 2 {
 		return
 	}
 	b.retain(protocol.System(c.peer.Identity.ID, "tls"), leafIsEnough)
