@@ -159,12 +159,15 @@ func (c *conversation) serverValidity(at time.Time) string {
 	return ""
 }
 
+// policy is what a hub takes, by default.
+func policy() *tls.Config { return mtls.ServerConfig(mtls.ServerOptions{}) }
+
 // nothingInCommon says what a ClientHello lacks to suit a hub, by the hub's own policy.
 func (c *conversation) nothingInCommon() string {
 	if c.hello == nil || c.server != nil && !c.server.retry {
 		return "the two sides have no suite, curve or signature algorithm in common"
 	}
-	hub := mtls.ServerConfig(mtls.ServerOptions{})
+	hub := policy()
 	tls13 := slices.Contains(c.hello.versions, tls.VersionTLS13)
 	var suites []string
 	suits := func(suite uint16) bool {

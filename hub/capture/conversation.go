@@ -30,6 +30,8 @@ type conversation struct {
 	version      uint16 // chosen; 0 before
 	resumed      bool   // the server said so
 	certificates [2]*chain
+	asked        bool // for the client's certificate
+	notAsked     bool // certainly; neither: not known
 	problem      string
 }
 

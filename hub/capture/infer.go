@@ -85,7 +85,7 @@ func (c *conversation) infer12(p *progress) {
 			e.inferred = true
 			if both || c.halves[e.end].mid {
 				e.name, e.note = "Alert, probably close_notify (0)", "a normal end"
-			} else if p.alert == noEvent {
+			} else if p.alert == noEvent && c.problem == "" {
 				p.alert = i
 				e.name, e.note = "Alert, encrypted", "probably a refusal; the log of the "+string(sideOf(e.end, c.client))+" names it"
 			}
@@ -171,8 +171,10 @@ func (c *conversation) serverFlight(flight []int, answered bool, p *progress) {
 	case last == 2:
 		names = []string{"EncryptedExtensions", "Certificate and CertificateVerify"}
 	case last == 3:
+		c.notAsked = true
 		names = []string{"EncryptedExtensions", "Certificate", "CertificateVerify"}
 	case last == 4:
+		c.asked = true
 		names = []string{"EncryptedExtensions", "CertificateRequest", "Certificate", "CertificateVerify"}
 	}
 	for i := range last {
@@ -225,6 +227,10 @@ func (c *conversation) closingAlerts(server, client []int, p *progress) {
 		i := records[len(records)-1]
 		e := &c.events[i]
 		if e.payload != sealedAlert {
+			continue
+		}
+		if c.problem != "" { // what it answers may be missing
+			e.name = "Alert, encrypted"
 			continue
 		}
 		mine, theirs := p.finished[e.end], p.finished[1-e.end]

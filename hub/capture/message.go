@@ -51,6 +51,8 @@ func (c *conversation) message(e *event, body []byte) error {
 		}
 		e.fields = append(e.fields, field("signature", fmt.Sprintf("%s, %d bytes", signatureName(tls.SignatureScheme(scheme)), len(signature))))
 		e.note = "proves that the client has the certificate's key"
+	case serverHelloDone:
+		c.notAsked = !c.asked
 	case newSessionTicket:
 		var lifetime uint32
 		var ticket cryptobyte.String
@@ -202,6 +204,7 @@ func (c *conversation) serverKeyExchange(e *event, s cryptobyte.String) error {
 }
 
 func (c *conversation) certificateRequest(e *event, s cryptobyte.String) error {
+	c.asked = true
 	var kinds, schemes, names cryptobyte.String
 	if !s.ReadUint8LengthPrefixed(&kinds) {
 		return errors.New("its certificate types can't be read")

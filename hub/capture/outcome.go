@@ -64,7 +64,11 @@ func (c *conversation) judge(conn *Connection, p progress) {
 		conn.Verdict = fmt.Sprintf("The %s refused the handshake, %s: %s.", sideOf(e.end, c.client), with, e.note)
 	case p.done && c.resumed:
 		conn.Outcome = Resumed
-		conn.Verdict = "Resumed with a ticket" + c.ticketSize() + ": no certificate crossed the line." + c.advice()
+		with := " an earlier session, by its number"
+		if size := c.ticketSize(); size != "" {
+			with = " with a ticket" + size
+		}
+		conn.Verdict = "Resumed" + with + ": no certificate crossed the line." + c.advice()
 	case p.done:
 		conn.Outcome = Full
 		conn.Verdict = "A full handshake, with certificates." + c.advice()
@@ -145,8 +149,19 @@ func (c *conversation) advice() string {
 	if c.hello != nil && !c.resumed && c.hello.offersTicket() {
 		s += " The client offered a ticket" + c.ticketSize() + " that the server didn't take: it is too old, of keys that were dropped, or of a certificate that was replaced."
 	}
+	switch {
+	case c.resumed:
+	case c.notAsked:
+		s += " The server asked for no client certificate, which a hub always does: is this a hub?"
+	case c.showsNoCertificate():
+		s += " The client showed no certificate, and the server let it in: is this a hub?"
+	}
 	if c.retried {
-		s += " The HelloRetryRequest cost a round trip: the client's first key share should be P-256."
+		s += " The HelloRetryRequest cost a round trip: the client's first key share should be of the curve that the server prefers"
+		if c.server != nil && c.server.group != 0 {
+			s += ", " + groupName(c.server.group)
+		}
+		s += "."
 	}
 	return s
 }

@@ -51,6 +51,9 @@ func (t *tracker) note(format string, args ...any) {
 // packet takes the next packet of the file.
 func (t *tracker) packet(link layers.LinkType, data []byte, info gopacket.CaptureInfo) {
 	c := t.capture
+	if year := info.Timestamp.Year(); year < 1 || year > 9999 {
+		info.Timestamp = c.End // pcapng can say any; JSON can't
+	}
 	if c.Packets++; c.Packets == 1 {
 		c.Begin, c.End = info.Timestamp, info.Timestamp
 	}
