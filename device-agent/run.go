@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/fleethub/fleethub/certs/command"
+	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/device-agent/agent"
 	"github.com/fleethub/fleethub/device-agent/link"
 	"github.com/spf13/cobra"
@@ -18,7 +19,10 @@ import (
 const minInterval = time.Second
 
 func newRun(output *command.Output) *cobra.Command {
-	var config agent.Config
+	var (
+		config  agent.Config
+		profile string
+	)
 	c := &cobra.Command{
 		Use:   "run --dir DIR --hub HOST:8883",
 		Short: "Connect to the hub and report until stopped",
@@ -27,7 +31,12 @@ memory, disk, uptime, network counters) until SIGTERM or Ctrl-C.
 
 The agent never gives up: after a lost connection it retries within a second,
 then more and more slowly up to every five minutes. A device that the hub
-refuses says why as far as it can know, and asks again now and then.`,
+refuses says why as far as it can know, and asks again now and then.
+
+The TLS session is saved in DIR, so that the first connect after a reboot is a
+resumption too: sealed by the machine's TPM 2.0 if it has one, else as a file
+like the key's. The TLS profiles: constrained is TLS 1.3 with P-256 and nothing
+else, default speaks TLS 1.2 too, pq adds X25519MLKEM768.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := link.CheckAddress(config.Hub); err != nil {
@@ -38,6 +47,13 @@ refuses says why as far as it can know, and asks again now and then.`,
 			}
 			if config.RefusedRetry < minInterval {
 				return command.Errorf(command.Usage, "--refused-retry %s is too short; the least is %s", config.RefusedRetry, minInterval)
+			}
+			if err := agent.CheckTPM(config.TPM); err != nil {
+				return command.Errorf(command.Usage, "--tpm: %w", err)
+			}
+			var err error
+			if config.Profile, err = mtls.ParseProfile(profile); err != nil {
+				return command.Errorf(command.Usage, "--tls-profile: %w", err)
 			}
 			config.Log = newLog(c.ErrOrStderr(), output)
 			a, err := agent.New(config)
@@ -52,6 +68,8 @@ refuses says why as far as it can know, and asks again now and then.`,
 	flags.StringVar(&config.Hub, "hub", "", "the hub's MQTT listener, `HOST:PORT`")
 	flags.DurationVar(&config.Interval, "interval", 10*time.Second, "`time` between two readings")
 	flags.DurationVar(&config.RefusedRetry, "refused-retry", 5*time.Minute, "least `time` before a refused device asks again; the most is three times that")
+	flags.StringVar(&config.TPM, "tpm", agent.TPMAuto, "what seals the saved TLS session: auto, off or the `address` of a TPM")
+	flags.StringVar(&profile, "tls-profile", string(mtls.ProfileDefault), "default, constrained or pq")
 	for _, name := range []string{"dir", "hub"} {
 		if err := c.MarkFlagRequired(name); err != nil {
 			panic(fmt.Sprintf("flag %s: %v", name, err)) // it isn't defined above

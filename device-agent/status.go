@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/fleethub/fleethub/certs/command"
 	"github.com/fleethub/fleethub/device-agent/agent"
+	"github.com/fleethub/fleethub/device-agent/keystore"
 	"github.com/fleethub/fleethub/device-agent/link"
 	"github.com/spf13/cobra"
 )
@@ -79,9 +82,17 @@ func writeLast(row func(name, format string, args ...any), s agent.Snapshot, now
 		row("connection", "%s since %s", l.State, stamp(l.Since))
 	}
 	if h := l.Handshake; h != nil {
-		row("last handshake", "%s %s, %s", h.Protocol, h.Suite, kind(*h))
+		row("last handshake", "%s, %s, %s", strings.Join(strings.Fields(h.Protocol+" "+h.Suite+" "+h.Curve), " "), kind(*h), octets(h.Bytes))
 	}
-	row("handshakes", "%d full, %d resumed, of %d attempts", l.Full, l.Resumed, l.Attempts)
+	row("handshakes", "%d full, %d resumed, of %d attempts; %s", l.Full, l.Resumed, l.Attempts, octets(l.Handshakes))
+	row("traffic", "%s", octets(l.Traffic))
+	row("TLS", "profile %s; a full handshake presents %s", cmp.Or(string(l.Profile), "unknown"), chain(l.Chain))
+	if t := s.Tickets; t != nil {
+		row("ticket", "%s, %s", ready(*t), protection(t.Protection))
+		if t.Problem != "" {
+			row("problem", "%s", t.Problem)
+		}
+	}
 	row("readings", "%d acknowledged, %d not, %d given up without a connection", s.Readings.Acknowledged, s.Readings.Unacknowledged, s.Readings.NotConnected)
 	if f := l.LastFailure; f != nil {
 		row("last failure", "%s: %s", stamp(f.At), f.Error())
@@ -99,6 +110,35 @@ func kind(h link.Handshake) string {
 		return "resumed"
 	}
 	return "full"
+}
+
+func octets(t link.Traffic) string { return fmt.Sprintf("%d bytes up, %d down", t.Up, t.Down) }
+
+func chain(mode link.ChainMode) string {
+	switch mode {
+	case link.ChainLeaf:
+		return "the leaf certificate alone"
+	case link.ChainFull:
+		return "the whole certificate chain"
+	}
+	return "nothing so far"
+}
+
+func ready(t keystore.SessionStats) string {
+	if !t.Ready {
+		return "none for the next connect"
+	}
+	return "ready for the next connect since " + stamp(t.Since)
+}
+
+func protection(p keystore.Protection) string {
+	switch p {
+	case keystore.ProtectionSealed:
+		return "saved, sealed by the TPM"
+	case keystore.ProtectionFile:
+		return "saved in a file like the key's"
+	}
+	return "not saved: in memory only"
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

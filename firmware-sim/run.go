@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/fleethub/fleethub/certs/command"
+	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/device-agent/link"
 	"github.com/fleethub/fleethub/firmware-sim/measure"
 	"github.com/fleethub/fleethub/firmware-sim/scenario"
@@ -18,8 +19,9 @@ import (
 
 func newRun(output *command.Output) *cobra.Command {
 	var (
-		creds, hub string
-		plan       = scenario.Scenario{Rate: 1, ConnectRate: 200}
+		creds, hub, profile string
+
+		plan = scenario.Scenario{Rate: 1, ConnectRate: 200}
 	)
 	c := &cobra.Command{
 		Use:   "run --creds DIR --hub HOST:8883 --devices N",
@@ -36,6 +38,10 @@ and 5 if no hub answers.`,
 			if err := plan.Validate(); err != nil {
 				return command.WithCode(command.Usage, err)
 			}
+			policy, err := mtls.ParseProfile(profile)
+			if err != nil {
+				return command.Errorf(command.Usage, "--tls-profile: %w", err)
+			}
 			loaded, err := swarm.Load(creds, plan.Devices)
 			if errors.Is(err, fs.ErrNotExist) {
 				return command.WithCode(command.NotFound, err)
@@ -44,7 +50,7 @@ and 5 if no hub answers.`,
 				return command.WithCode(command.BadConfig, err)
 			}
 			var recorder measure.Recorder
-			summary, err := run(c, swarm.Config{Hub: hub, Scenario: plan, Credentials: loaded, Recorder: &recorder})
+			summary, err := run(c, swarm.Config{Hub: hub, Scenario: plan, Credentials: loaded, Recorder: &recorder, Profile: policy})
 			if errors.Is(err, swarm.ErrUnreachable) {
 				return command.WithCode(command.Unreachable, err)
 			}
@@ -68,6 +74,7 @@ and 5 if no hub answers.`,
 	flags.Var(&plan.ConnectRate, "connect-rate", "connects of all devices together")
 	flags.DurationVar(&plan.Duration, "duration", 30*time.Second, "`time` to publish for, once all have connected; 0 is until Ctrl-C")
 	flags.IntVar(&plan.Size, "size", 128, "`bytes` of payload of each message")
+	flags.StringVar(&profile, "tls-profile", string(mtls.ProfileDefault), "default (as device-agent's), constrained or pq")
 	for _, name := range []string{"creds", "hub", "devices"} {
 		if err := c.MarkFlagRequired(name); err != nil {
 			panic(fmt.Sprintf("flag %s: %v", name, err)) // it isn't defined above

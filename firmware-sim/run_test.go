@@ -31,6 +31,7 @@ func TestBadInputHasItsExitCodeAndRemedy(t *testing.T) {
 		{"--hub 127.0.0.1:1 --devices 0 --creds " + dir, command.Usage, "--devices"},
 		{"--hub 127.0.0.1:1 --devices 1 --size 0 --creds " + dir, command.Usage, "--size"},
 		{"--hub 127.0.0.1:1 --devices 1 --duration -1s --creds " + dir, command.Usage, "--duration"},
+		{"--hub 127.0.0.1:1 --devices 1 --tls-profile none --creds " + dir, command.Usage, "--tls-profile"},
 		{"--hub 127.0.0.1:1 --devices 2 --creds " + dir, command.BadConfig, "provisioning batch"},
 		{"--hub 127.0.0.1:1 --devices 1 --creds " + dir + "/nowhere", command.NotFound, "provisioning batch"},
 		{"--hub 127.0.0.1:1 --devices 1 --creds " + dir, command.Unreachable, "127.0.0.1:1"},

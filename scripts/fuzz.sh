@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # fuzz.sh DURATION: runs every fuzz target of the repository for DURATION, one after another (go test fuzzes one at a
-# time). Minimizing is bounded: on inputs of kilobytes it would take all the time. Stops at the first that fails; go test names the input it keeps under testdata/fuzz.
+# time). Minimizing is bounded: on inputs of kilobytes it would take all the time. Stops at the first that fails; go
+# test names the input it keeps under testdata/fuzz.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 go="${GO:-go}"

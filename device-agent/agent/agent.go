@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -37,6 +38,14 @@ type Config struct {
 	// RefusedRetry is as in [link.Config].
 	RefusedRetry time.Duration
 
+	// TPM is what seals the saved TLS session: [TPMAuto], [TPMOff] or the
+	// address of a TPM [TPMAuto]. Without one the session is a file that only
+	// this user can read, like the key; with one that fails it isn't saved.
+	TPM string
+
+	// Profile is the TLS policy [mtls.ProfileDefault].
+	Profile mtls.Profile
+
 	// Root is the file system that has proc and sys. Nil is the machine's.
 	Root fs.FS
 
@@ -50,6 +59,7 @@ type Agent struct {
 	keys     *keystore.Keystore
 	lock     *folderLock
 	source   *telemetry.Source
+	tickets  *ticketStore
 	link     *link.Link
 	reporter *reporter
 	status   *statusWriter
@@ -62,6 +72,12 @@ type Agent struct {
 func New(config Config) (*Agent, error) {
 	if config.Interval <= 0 {
 		config.Interval = 10 * time.Second
+	}
+	if config.TPM == "" {
+		config.TPM = TPMAuto
+	}
+	if config.Profile == "" {
+		config.Profile = mtls.ProfileDefault
 	}
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
@@ -76,9 +92,13 @@ func New(config Config) (*Agent, error) {
 	a := &Agent{config: config, keys: keys, started: time.Now()}
 	a.source = telemetry.New(telemetry.Config{Root: config.Root})
 	a.reporter = newReporter(keys.Identity().ID, config.Interval, a.source)
+	a.tickets = newTicketStore(&config)
 	a.link, err = link.New(link.Config{
 		Address:      config.Hub,
 		Credentials:  a.credentials,
+		Sessions:     a.tickets.open,
+		Chain:        keystore.OpenChain(filepath.Join(config.Dir, chainFile), config.Hub, config.Log),
+		Profile:      config.Profile,
 		Boot:         a.source.Boot(),
 		RefusedRetry: config.RefusedRetry,
 		Changed:      a.linkChanged,

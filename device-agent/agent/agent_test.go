@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,8 +37,9 @@ const patience = 30 * time.Second
 // peer is an MQTT server behind mutual TLS; it is its server's one hook.
 type peer struct {
 	mochi.HookBase
-	address  string
-	received chan packets.Packet
+	address   string
+	received  chan packets.Packet
+	wantChain atomic.Bool // a leaf without its issuer's certificate is refused
 }
 
 func newPeer(t *testing.T, fleet *certtest.Fleet) *peer {
@@ -59,6 +61,9 @@ func newPeer(t *testing.T, fleet *certtest.Fleet) *peer {
 	config := mtls.ServerConfig(mtls.ServerOptions{
 		Certificate: func() (*tls.Certificate, error) { return &server.Certificate, nil },
 		Verify: func(cs tls.ConnectionState) error {
+			if p.wantChain.Load() && len(cs.PeerCertificates) < 2 {
+				return errors.New("no chain")
+			}
 			_, err := verifier.Verify(cs, identity.RoleDevice)
 			return err
 		},

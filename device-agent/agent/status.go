@@ -40,8 +40,11 @@ type Snapshot struct {
 	Started  time.Time     `json:"started"`
 	Interval time.Duration `json:"interval_ns"`
 	Link     link.Status   `json:"link"`
-	Readings Counts        `json:"readings"`
-	Seq      uint64        `json:"seq"` // of the last reading
+	// Tickets is how the saved TLS session is doing; nil before the first
+	// attempt to connect.
+	Tickets  *keystore.SessionStats `json:"tickets,omitempty"`
+	Readings Counts                 `json:"readings"`
+	Seq      uint64                 `json:"seq"` // of the last reading
 }
 
 func (a *Agent) snapshot() Snapshot {
@@ -52,6 +55,7 @@ func (a *Agent) snapshot() Snapshot {
 		Started:  a.started,
 		Interval: a.config.Interval,
 		Link:     a.link.Status(),
+		Tickets:  a.tickets.stats(),
 		Readings: a.reporter.counts(),
 		Seq:      a.source.Seq(),
 	}

@@ -53,6 +53,7 @@ type Protection string
 const (
 	ProtectionSealed Protection = "sealed" // only this machine's TPM opens it
 	ProtectionFile   Protection = "file"   // mode 0600, like a key in a file
+	ProtectionMemory Protection = "memory" // not kept: the Sealer failed, and there is no falling back to less
 )
 
 // Binding is what a session is earned with. It is offered only with exactly the same:
@@ -87,8 +88,11 @@ type envelope struct {
 }
 
 func (e *envelope) protection() Protection {
-	if e.sealer == nil {
+	switch {
+	case e.sealer == nil:
 		return ProtectionFile
+	case e.key == nil:
+		return ProtectionMemory
 	}
 	return ProtectionSealed
 }

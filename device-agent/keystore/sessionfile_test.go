@@ -106,7 +106,7 @@ func TestUnusableTPMCostsOnlyAFullHandshake(t *testing.T) {
 		b.connect(s, true)
 		b.connect(s, true)
 		b.wantLogLines(2) // that it wasn't read, and that none will be stored
-		if stats := s.Stats(); stats.Stored != 0 || stats.NotStored != 3 || !stats.Ready {
+		if stats := s.Stats(); stats.Stored != 0 || stats.NotStored != 3 || !stats.Ready || stats.Protection != ProtectionMemory {
 			t.Errorf("%+v", stats)
 		}
 		b.wantFile(false)

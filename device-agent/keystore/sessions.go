@@ -124,7 +124,6 @@ func OpenSessions(config SessionsConfig) *Sessions {
 	}
 	s := &Sessions{config: config, server: server, bound: config.Binding.digest(), mayWrite: true, said: make(map[string]bool)}
 	s.envelope = envelope{sealer: config.Sealer}
-	s.stats.Protection = s.envelope.protection()
 	s.removeLeftovers()
 	data, err := readSession(config.Path)
 	s.live = err == nil && !spent(data) || err != nil && !errors.Is(err, fs.ErrNotExist)
@@ -138,6 +137,7 @@ func OpenSessions(config SessionsConfig) *Sessions {
 	if err := s.envelope.newKey(); err != nil {
 		s.problem("the TPM seals no TLS sessions, so they are kept in memory only", err)
 	}
+	s.stats.Protection = s.envelope.protection()
 	s.report()
 	return s
 }

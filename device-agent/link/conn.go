@@ -24,6 +24,8 @@ type conn struct {
 	// settled is set once CONNACK has arrived: until then the deadline of the
 	// whole attempt holds, afterwards those above.
 	settled atomic.Bool
+	wire    *meter  // of this connection
+	connect Traffic // until CONNACK; valid once settled
 
 	mu    sync.Mutex // guards what follows; never held across I/O
 	alert tls.AlertError
@@ -34,13 +36,13 @@ type conn struct {
 // open dials address and completes the TLS handshake within ctx. Under TLS
 // 1.3 a nil error doesn't mean that the hub accepts the device: its refusal
 // is an alert on the first read, which the conn keeps.
-func open(ctx context.Context, address string, config *tls.Config) (*tls.Conn, error) {
+func open(ctx context.Context, address string, config *tls.Config, o *offer) (*tls.Conn, error) {
 	var dialer net.Dialer
 	raw, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, &dialError{err}
 	}
-	c := tls.Client(raw, config)
+	c := tls.Client(&metered{Conn: raw, own: &o.wire, all: o.total}, config)
 	if err := c.HandshakeContext(ctx); err != nil {
 		_ = raw.Close() // the handshake's error is the one that matters
 		return nil, err
@@ -58,6 +60,7 @@ func (e *dialError) Unwrap() error { return e.err }
 // CONNACK has arrived; from then on every read and write sets its own.
 func (c *conn) SetDeadline(t time.Time) error {
 	if t.IsZero() {
+		c.connect = c.wire.read()
 		c.settled.Store(true)
 	}
 	return c.Conn.SetDeadline(t)

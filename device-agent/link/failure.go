@@ -27,6 +27,7 @@ const (
 	KindClosed      Kind = "closed"      // the hub closed before CONNACK without saying why
 	KindBusy        Kind = "busy"        // the hub said: not now
 	KindLost        Kind = "lost"        // an established connection broke
+	KindLeaf        Kind = "leaf"        // the hub refuses the leaf certificate alone; the next attempt presents the chain
 	KindRefused     Kind = "refused"     // the hub refuses this device or what it offers
 	KindUntrusted   Kind = "untrusted"   // the device refuses the hub
 	KindCredentials Kind = "credentials" // this machine's own key or certificates can't be used
@@ -88,7 +89,9 @@ type attempt struct {
 	shaken  bool           // the handshake succeeded, as far as a client can see
 	alert   tls.AlertError // valid if alerted
 	alerted bool
-	connack byte // CONNACK return code, or packets.ErrNetworkError
+	// leafAlone: the hub got to see the leaf alone, and there is more.
+	leafAlone bool
+	connack   byte // CONNACK return code, or packets.ErrNetworkError
 }
 
 // explain turns the error of an attempt into a Failure.
@@ -103,7 +106,11 @@ func (a attempt) classify(err error) *Failure {
 		a.alert, a.alerted = alert, true
 	}
 	if a.alerted {
-		return a.alertFailure()
+		f := a.alertFailure()
+		if f.Kind == KindRefused && a.leafAlone {
+			f.Kind, f.Advice = KindLeaf, "the certificate was presented without its issuer's, as the hub had said would do; the agent tries again with both"
+		}
+		return f
 	}
 	var (
 		dial   *dialError

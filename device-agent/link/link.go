@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/hub/protocol"
 )
 
 // Config is what a [Link] needs. Address and Credentials are required; zero
@@ -34,6 +35,18 @@ type Config struct {
 	// called before each attempt, so a replaced certificate is picked up
 	// without a restart; an error counts as a failed attempt.
 	Credentials func() (mtls.Credentials, error)
+
+	// Sessions returns where the TLS sessions earned with these credentials are
+	// kept. It is called from Run's goroutine when the credentials are new, and
+	// may take its time. Nil keeps one in memory.
+	Sessions func(mtls.Credentials) tls.ClientSessionCache
+
+	// Chain remembers whether the hub needs more of the chain than the leaf.
+	// Nil remembers it for as long as the link lives.
+	Chain ChainMemory
+
+	// Profile is the TLS policy [mtls.ProfileDefault].
+	Profile mtls.Profile
 
 	// Boot names this run of the program in the events it sends.
 	Boot string
@@ -82,6 +95,15 @@ func (c *Config) setDefaults() {
 		}
 	}
 	c.KeepAlive = max(c.KeepAlive.Truncate(time.Second), time.Second)
+	if c.Sessions == nil {
+		c.Sessions = inMemory
+	}
+	if c.Chain == nil {
+		c.Chain = new(volatileMemory)
+	}
+	if c.Profile == "" {
+		c.Profile = mtls.ProfileDefault
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -94,6 +116,8 @@ type connection interface {
 	Err() error
 	Handshake() Handshake
 	Hello(ctx context.Context) error
+	Ask(ctx context.Context) error
+	Notices() <-chan protocol.TLSNotice
 	Publish(ctx context.Context, topic string, payload []byte) error
 	Close(reason string)
 }
@@ -104,7 +128,9 @@ type Link struct {
 	config  Config
 	backoff Backoff // owned by Run
 	dial    func(ctx context.Context) (connection, error)
-	tickets ticketBox // owned by Run
+	tickets ticketBox   // owned by Run
+	chain   chainChoice // owned by Run
+	traffic meter       // of all connections
 
 	current atomic.Pointer[connection] // nil while not connected
 
@@ -123,8 +149,10 @@ func New(config Config) (*Link, error) {
 	}
 	config.setDefaults()
 	l := &Link{config: config, backoff: config.Backoff}
+	l.tickets.open = config.Sessions
+	l.chain.memory = config.Chain
 	l.dial = l.dialHub
-	l.status = Status{State: StateStopped, Hub: config.Address, Since: time.Now()}
+	l.status = Status{State: StateStopped, Hub: config.Address, Profile: config.Profile, Since: time.Now()}
 	return l, nil
 }
 
@@ -201,12 +229,23 @@ func (l *Link) once(ctx context.Context) *Failure {
 	if err := c.Hello(ctx); err != nil && ctx.Err() == nil {
 		l.config.Log.Warn("the hub didn't take the online event", "err", err)
 	}
-	select {
-	case <-ctx.Done():
-		l.current.Store(nil) // nothing may be published behind the goodbye
-		c.Close("shutdown")
-		return nil
-	case <-c.Done():
+	if l.chain.unknown() {
+		if err := c.Ask(ctx); err != nil && ctx.Err() == nil {
+			l.config.Log.Warn("the hub can't be asked whether the leaf certificate will do", "err", err)
+		}
+	}
+	for lasting := true; lasting; {
+		select {
+		case <-ctx.Done():
+			l.current.Store(nil) // nothing may be published behind the goodbye
+			c.Close("shutdown")
+			return nil
+		case <-c.Notices():
+			l.chain.learn()
+			l.update(func(s *Status) { s.Chain = ChainLeaf })
+		case <-c.Done():
+			lasting = false
+		}
 	}
 	if time.Since(started) >= l.config.StableAfter {
 		l.backoff.Reset()
@@ -230,7 +269,19 @@ func (l *Link) dialHub(ctx context.Context) (connection, error) {
 	if err != nil {
 		return nil, &Failure{Kind: KindCredentials, Reason: err.Error(), At: time.Now(), err: err}
 	}
-	s, err := dial(ctx, &l.config, cred, l.tickets.cacheFor(cred))
+	o := offer{cred: cred, mode: l.chain.mode(cred), sessions: l.tickets.cacheFor(cred), total: &l.traffic}
+	s, err := dial(ctx, &l.config, &o)
+	if ctx.Err() == nil {
+		l.chain.ended(o.mode, failureOf(err))
+	}
+	l.set(func(now *Status) {
+		now.Chain = l.chain.mode(cred)
+		if err == nil {
+			now.Handshakes = now.Handshakes.plus(s.handshake.Bytes)
+		} else {
+			now.Handshakes = now.Handshakes.plus(o.wire.read())
+		}
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -250,26 +301,36 @@ func (l *Link) Publish(ctx context.Context, topic string, payload []byte) error 
 }
 
 // Status returns what the link is doing.
-func (l *Link) Status() Status {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.status
-}
+func (l *Link) Status() Status { return l.set(func(*Status) {}) }
 
 // update changes the status and tells Config.Changed. Only Run's goroutine
 // calls it, so listeners see the changes in order.
 func (l *Link) update(change func(*Status)) {
+	now := l.set(change)
+	if l.config.Changed != nil {
+		l.config.Changed(now)
+	}
+}
+
+// set changes the status and returns it.
+func (l *Link) set(change func(*Status)) Status {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	before := l.status.State
 	change(&l.status)
 	if l.status.State != before {
 		l.status.Since = time.Now()
 	}
-	now := l.status
-	l.mu.Unlock()
-	if l.config.Changed != nil {
-		l.config.Changed(now)
+	l.status.Traffic = l.traffic.read()
+	return l.status
+}
+
+// failureOf is asFailure, and nil for nil.
+func failureOf(err error) *Failure {
+	if err == nil {
+		return nil
 	}
+	return asFailure(err)
 }
 
 func asFailure(err error) *Failure {
@@ -277,31 +338,4 @@ func asFailure(err error) *Failure {
 		return f
 	}
 	return &Failure{Kind: KindClosed, Reason: err.Error(), At: time.Now(), err: err}
-}
-
-// ticketBox holds the TLS sessions that one set of credentials has earned. A
-// new certificate or trust bundle starts with an empty one: a ticket stands
-// for the old certificate and for a hub that the old bundle vouched for.
-type ticketBox struct {
-	cred  mtls.Credentials
-	cache tls.ClientSessionCache
-}
-
-func (b *ticketBox) cacheFor(cred mtls.Credentials) tls.ClientSessionCache {
-	if b.cache == nil || !sameCredentials(b.cred, cred) {
-		b.cred, b.cache = cred, tls.NewLRUClientSessionCache(1)
-	}
-	return b.cache
-}
-
-func sameCredentials(a, b mtls.Credentials) bool {
-	if !a.Leaf.Equal(b.Leaf) || len(a.Roots) != len(b.Roots) {
-		return false
-	}
-	for i := range a.Roots {
-		if !a.Roots[i].Equal(b.Roots[i]) {
-			return false
-		}
-	}
-	return true
 }

@@ -438,7 +438,7 @@ func TestAlertIsHeardThroughAReset(t *testing.T) {
 	c := Config{Address: l.Addr().String()}
 	c.setDefaults()
 	for range 50 {
-		_, err := dial(t.Context(), &c, device, nil)
+		_, err := dial(t.Context(), &c, &offer{cred: device, mode: ChainFull, total: new(meter)})
 		if f := asFailure(err); f.Kind != KindRefused {
 			t.Fatalf("failure is %s: %s", f.Kind, f.Error())
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/hub/protocol"
 	"pgregory.net/rapid"
 )
 
@@ -65,6 +66,8 @@ type fakeConnection struct{ done chan struct{} }
 func (c *fakeConnection) Done() <-chan struct{}                         { return c.done }
 func (c *fakeConnection) Err() error                                    { return io.EOF }
 func (c *fakeConnection) Handshake() Handshake                          { return Handshake{} }
+func (c *fakeConnection) Ask(context.Context) error                     { return nil }
+func (c *fakeConnection) Notices() <-chan protocol.TLSNotice            { return nil }
 func (c *fakeConnection) Hello(context.Context) error                   { return nil }
 func (c *fakeConnection) Publish(context.Context, string, []byte) error { return nil }
 func (c *fakeConnection) Close(string)                                  {}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -38,11 +39,16 @@ type peer struct {
 	received chan packets.Packet // each PUBLISH and each will
 	gone     chan string         // the identifier of each client that has left, its will sent
 
-	mu      sync.Mutex // guards what follows: what to refuse
-	tls     error      // the handshake, for this reason
-	connack byte       // the connection, with this code
-	silent  bool       // the connection, without a word
-	mute    string     // PUBACK for topics that contain it, unless empty
+	mu     sync.Mutex // guards what follows
+	chains []int      // the certificates that each full handshake presented
+	asked  []string   // the filters of each SUBSCRIBE
+
+	// What to refuse:
+	tls     error  // the handshake, for this reason
+	leaf    error  // a leaf without its issuer, for this reason
+	connack byte   // the connection, with this code
+	silent  bool   // the connection, without a word
+	mute    string // PUBACK for topics that contain it, unless empty
 }
 
 // newPeer starts a peer whose server certificate is of the fleet, whatever
@@ -59,6 +65,12 @@ func newPeer(t *testing.T, fleet *certtest.Fleet, server certtest.Credential, ve
 		Verify: func(cs tls.ConnectionState) error {
 			p.mu.Lock()
 			refuse := p.tls
+			if n := len(cs.PeerCertificates); !cs.DidResume {
+				p.chains = append(p.chains, n)
+				if n == 1 {
+					refuse = errors.Join(refuse, p.leaf)
+				}
+			}
 			p.mu.Unlock()
 			if refuse != nil {
 				return refuse
@@ -86,7 +98,7 @@ func (p *peer) start(address string) {
 		p.t.Fatal(err)
 	}
 	p.address = inner.Addr().String()
-	p.server = mochi.New(&mochi.Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	p.server = mochi.New(&mochi.Options{InlineClient: true, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err := p.server.AddHook(p, nil); err != nil {
 		p.t.Fatal(err)
 	}
@@ -122,6 +134,22 @@ func (p *peer) set(change func(p *peer)) {
 	change(p)
 }
 
+// tell publishes a retained message, as only a hub may.
+func (p *peer) tell(topic, payload string) {
+	p.t.Helper()
+	if err := p.server.Publish(topic, []byte(payload), true, 0); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// seen returns how many certificates each full handshake presented, and the
+// filters that were subscribed to.
+func (p *peer) seen() (chains []int, asked []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.chains), slices.Clone(p.asked)
+}
+
 // next returns the next message whose topic contains part.
 func (p *peer) next(part string) packets.Packet {
 	p.t.Helper()
@@ -143,7 +171,7 @@ func (p *peer) ID() string { return "peer" }
 
 func (p *peer) Provides(b byte) bool {
 	switch b {
-	case mochi.OnConnect, mochi.OnConnectAuthenticate, mochi.OnACLCheck, mochi.OnPublish, mochi.OnWillSent, mochi.OnDisconnect:
+	case mochi.OnConnect, mochi.OnConnectAuthenticate, mochi.OnACLCheck, mochi.OnPublish, mochi.OnSubscribe, mochi.OnWillSent, mochi.OnDisconnect:
 		return true
 	}
 	return false
@@ -175,6 +203,15 @@ func (p *peer) OnPublish(_ *mochi.Client, pk packets.Packet) (packets.Packet, er
 	}
 	p.received <- pk
 	return pk, nil
+}
+
+func (p *peer) OnSubscribe(_ *mochi.Client, pk packets.Packet) packets.Packet {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, f := range pk.Filters {
+		p.asked = append(p.asked, f.Filter)
+	}
+	return pk
 }
 
 func (p *peer) OnWillSent(_ *mochi.Client, pk packets.Packet) { p.received <- pk }

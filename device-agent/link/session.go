@@ -47,25 +47,61 @@ type session struct {
 	conn      *conn
 	handshake Handshake
 
+	notices        chan protocol.TLSNotice // capacity 1; never closed
 	unacknowledged atomic.Int32
 	once           sync.Once
 	lost           chan struct{} // closed by end
 	err            error         // why; valid once lost is closed
 }
 
+// offer is what a device brings to one attempt to connect, and what became of it.
+type offer struct {
+	cred     mtls.Credentials
+	mode     ChainMode
+	sessions tls.ClientSessionCache
+	total    *meter // of the link
+
+	shown bool  // the hub was sent the certificate: it isn't on resumption
+	wire  meter // of this attempt
+}
+
+// config returns the TLS configuration for a hub called host.
+func (o *offer) config(host string, profile mtls.Profile) *tls.Config {
+	c := mtls.ClientConfig(mtls.ClientOptions{
+		Certificate: o.cred.Certificate,
+		Roots:       o.cred.Roots,
+		ServerName:  host,
+		Sessions:    o.sessions,
+		Profile:     profile,
+	})
+	// Asked, crypto/tls tells whether the certificate was called for, and it
+	// doesn't withhold a leaf whose issuer the hub's list of CAs lacks.
+	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		o.shown = true
+		return presented(o.cred.Certificate, o.mode), nil
+	}
+	return c
+}
+
+// leafAlone reports whether the hub got to see the leaf without its issuer,
+// which there was.
+func (o *offer) leafAlone() bool {
+	return o.shown && o.mode == ChainLeaf && len(o.cred.Certificate.Certificate) > 1
+}
+
 // dial makes one attempt to connect, within config.ConnectTimeout. Its error
 // is a *Failure.
-func dial(ctx context.Context, config *Config, cred mtls.Credentials, cache tls.ClientSessionCache) (*session, error) {
+func dial(ctx context.Context, config *Config, o *offer) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, config.ConnectTimeout)
 	defer cancel()
-	a := attempt{address: config.Address, cred: cred, now: time.Now(), connack: packets.ErrNetworkError}
+	a := attempt{address: config.Address, cred: o.cred, now: time.Now(), connack: packets.ErrNetworkError}
 	host, _, err := net.SplitHostPort(config.Address)
 	if err != nil {
 		return nil, a.explain(&dialError{err})
 	}
-	s := &session{config: config, id: cred.Identity.ID, lost: make(chan struct{})}
+	s := &session{config: config, id: o.cred.Identity.ID, notices: make(chan protocol.TLSNotice, 1), lost: make(chan struct{})}
 	started := time.Now()
-	opts, err := s.options(a.now)
+	opts, err := s.options()
 	if err != nil {
 		return nil, a.explain(err)
 	}
@@ -73,25 +109,20 @@ func dial(ctx context.Context, config *Config, cred mtls.Credentials, cache tls.
 	stop := func() bool { return true }
 	opts.CustomOpenConnectionFn = func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
 		var c *tls.Conn
-		c, openErr = open(ctx, config.Address, mtls.ClientConfig(mtls.ClientOptions{
-			Certificate: cred.Certificate,
-			Roots:       cred.Roots,
-			ServerName:  host,
-			Sessions:    cache,
-		}))
+		c, openErr = open(ctx, config.Address, o.config(host, config.Profile), o)
 		if openErr != nil {
 			return nil, openErr
 		}
 		s.handshake = handshakeOf(c.ConnectionState(), time.Since(started))
-		s.conn = &conn{Conn: c, idle: config.KeepAlive + config.KeepAlive/2 + pingWait, write: config.WriteTimeout}
+		s.conn = &conn{Conn: c, wire: &o.wire, idle: config.KeepAlive + config.KeepAlive/2 + pingWait, write: config.WriteTimeout}
 		stop = context.AfterFunc(ctx, func() { s.conn.cut(ctx.Err()) })
 		return s.conn, nil
 	}
 	s.client = mqtt.NewClient(opts)
 	token := s.client.Connect().(*mqtt.ConnectToken)
 	// paho runs the function above and waits for CONNACK in a goroutine of
-	// its own, which touches s.conn until the token is done: the end of ctx
-	// cuts the connection, and that ends the goroutine.
+	// its own, which touches s.conn and o until the token is done: the end of
+	// ctx cuts the connection, and that ends the goroutine.
 	<-token.Done()
 	stop()
 	if err := token.Error(); err != nil {
@@ -99,6 +130,7 @@ func dial(ctx context.Context, config *Config, cred mtls.Credentials, cache tls.
 			err = openErr
 		}
 		a.connack = token.ReturnCode()
+		a.leafAlone = o.leafAlone()
 		if s.conn != nil {
 			a.shaken = true
 			a.alert, a.alerted = s.conn.refusal()
@@ -107,6 +139,7 @@ func dial(ctx context.Context, config *Config, cred mtls.Credentials, cache tls.
 		return nil, a.explain(err)
 	}
 	s.handshake.Connect = time.Since(started)
+	s.handshake.Bytes = s.conn.connect
 	return s, nil
 }
 
@@ -115,8 +148,8 @@ const pingWait = 10 * time.Second
 
 // options returns paho's, with everything of its own that decides when to
 // connect switched off: this package does that.
-func (s *session) options(now time.Time) (*mqtt.ClientOptions, error) {
-	will, err := s.notice(now, "connection lost; the time is that of its start")
+func (s *session) options() (*mqtt.ClientOptions, error) {
+	will, err := s.notice(time.Time{}, "lost")
 	if err != nil {
 		return nil, err
 	}
@@ -190,6 +223,41 @@ func (s *session) forgo() {
 		s.conn.cut(fmt.Errorf("the hub left %d messages unacknowledged; its policy may forbid their topics", maxUnacknowledged))
 	}
 }
+
+// Ask subscribes to what the hub has to say about the device's TLS, and
+// returns once the hub has confirmed that.
+func (s *session) Ask(ctx context.Context) error {
+	token := s.client.Subscribe(protocol.System(s.id, protocol.NoticeTLS), 0, s.heard)
+	timer := time.NewTimer(s.config.AckTimeout)
+	defer timer.Stop()
+	select {
+	case <-token.Done():
+		return token.Error()
+	case <-s.lost:
+		return fmt.Errorf("connection lost before SUBACK: %w", s.err)
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return errors.New("the hub didn't confirm the subscription in time")
+	}
+}
+
+// heard passes a notice on. It runs in paho's goroutine and doesn't block. What
+// can't be read is as good as not sent.
+func (s *session) heard(_ mqtt.Client, m mqtt.Message) {
+	n, err := protocol.ParseTLSNotice(m.Payload())
+	if err != nil {
+		s.config.Log.Warn("the hub's notice about TLS can't be read", "err", err)
+		return
+	}
+	select {
+	case s.notices <- n:
+	default: // one that says the same waits
+	}
+}
+
+// Notices gives what the hub has answered to Ask.
+func (s *session) Notices() <-chan protocol.TLSNotice { return s.notices }
 
 // Hello tells the services that the device is here.
 func (s *session) Hello(ctx context.Context) error {

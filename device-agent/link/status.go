@@ -3,6 +3,8 @@ package link
 import (
 	"crypto/tls"
 	"time"
+
+	"github.com/fleethub/fleethub/certs/mtls"
 )
 
 // State is what a link is doing.
@@ -26,6 +28,14 @@ type Status struct {
 	Full     uint64 `json:"full_handshakes"`    // that ended in CONNACK
 	Resumed  uint64 `json:"resumed_handshakes"` // likewise, by a session ticket
 
+	// Handshakes is what connecting has cost: from the first octet to CONNACK,
+	// or to the end of an attempt that failed. Traffic is of everything.
+	Handshakes Traffic `json:"handshakes_bytes"`
+	Traffic    Traffic `json:"traffic_bytes"`
+
+	Profile mtls.Profile `json:"tls_profile"`
+	Chain   ChainMode    `json:"chain,omitempty"` // presented in the next full handshake; empty before the first attempt
+
 	Handshake   *Handshake `json:"handshake,omitempty"`    // of the last connection
 	NextAttempt time.Time  `json:"next_attempt,omitzero"`  // while waiting
 	LastFailure *Failure   `json:"last_failure,omitempty"` // of any kind
@@ -40,6 +50,7 @@ type Handshake struct {
 	Resumed  bool          `json:"resumed"`
 	TLS      time.Duration `json:"tls_ns"`     // dialling and TLS handshake
 	Connect  time.Duration `json:"connect_ns"` // until CONNACK
+	Bytes    Traffic       `json:"bytes"`      // likewise
 }
 
 func handshakeOf(cs tls.ConnectionState, took time.Duration) Handshake {

@@ -112,15 +112,21 @@ func (r *Recorder) Summary(devices int, lasted time.Duration) Summary {
 		Acked:   r.Acked.Load(),
 		Latency: spreadOf(&r.Latency),
 		Lag:     time.Duration(r.lag.Load()),
-		Errors:  make(map[string]Trouble),
+		Errors:  r.Troubles(),
 	}
 	s.Connects = s.Full + s.Resumed
+	return s
+}
+
+// Troubles returns the errors counted, by kind.
+func (r *Recorder) Troubles() map[string]Trouble {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	all := make(map[string]Trouble, len(r.errors))
 	for kind, t := range r.errors {
-		s.Errors[kind] = *t
+		all[kind] = *t
 	}
-	return s
+	return all
 }
 
 // Failed returns how many things went wrong, 0 if all went well.

@@ -182,15 +182,23 @@ func newSite(b *testing.B, devices int) *site {
 	return s
 }
 
-// hub starts the hub and registers the devices.
+// hub starts the hub, with the devices registered.
 func (s *site) hub(b *testing.B) peer {
+	b.Helper()
+	p, _ := s.startHub(b)
+	return p
+}
+
+// startHub starts the hub and returns what stops it before the benchmark's end.
+func (s *site) startHub(b *testing.B) (peer, func()) {
 	b.Helper()
 	dir := filepath.Join(s.dir, "hub")
 	cmd := start(b, nil, []string{"FLEETHUB_LOG__LEVEL=warn"}, filepath.Join(s.bin, "hub"), "serve", "--dir", dir, "--mqtt-addr", "127.0.0.1:0", "--https-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0")
+	pid := fmt.Sprintf(`"pid":%d,`, cmd.Process.Pid)
 	var addr string
 	await(b, "the hub", func() bool {
 		data, err := os.ReadFile(filepath.Join(dir, "run/hub.json"))
-		if err != nil {
+		if err != nil || !strings.Contains(string(data), pid) {
 			return false
 		}
 		_, rest, _ := strings.Cut(string(data), `"mqtt":"`)
@@ -198,7 +206,10 @@ func (s *site) hub(b *testing.B) peer {
 		return addr != ""
 	})
 	s.run(b, "hub", "manifest", "import", filepath.Join(s.dir, "manifest"), "--dir", dir)
-	return peer{"hub", addr, cmd.Process.Pid}
+	return peer{"hub", addr, cmd.Process.Pid}, func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait()
+	}
 }
 
 // bare starts the bare crypto/tls server.

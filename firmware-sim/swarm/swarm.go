@@ -4,6 +4,7 @@
 package swarm
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -26,6 +27,7 @@ type Config struct {
 	Scenario    scenario.Scenario
 	Credentials []mtls.Credentials
 	Recorder    *measure.Recorder
+	Profile     mtls.Profile // "": mtls.ProfileDefault, as a device agent's
 
 	// Phase, if not nil, is told when a phase begins. It must not block.
 	Phase func(Phase)
@@ -126,6 +128,7 @@ func (s *swarm) newDevice(cred mtls.Credentials) (*device, error) {
 		Address:     s.config.Hub,
 		Credentials: func() (mtls.Credentials, error) { return cred, nil },
 		Boot:        s.boot,
+		Profile:     cmp.Or(s.config.Profile, mtls.ProfileDefault),
 		Changed:     func(now link.Status) { s.changed(d, now) },
 	})
 	d.link = l
