@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fleethub/fleethub/certs/mtls"
@@ -31,8 +33,9 @@ type Conn struct {
 	raw     *rawConn
 	tls     *tls.Conn
 	pool    *sync.Pool
-	judged  bool   // Config.Verify was asked; the handshake's goroutine only, as is claimed
-	claimed string // common name of the certificate presented
+	address netip.Addr // whose credit it took; see addresses
+	judged  bool       // Config.Verify was asked; the handshake's goroutine only, as is claimed
+	claimed string     // common name of the certificate presented
 
 	writeTimeout, closeTimeout time.Duration
 	flushers                   sync.WaitGroup // the flush goroutine, if any
@@ -52,7 +55,17 @@ type Conn struct {
 // to the Conn they are about.
 type rawConn struct {
 	net.Conn
-	conn *Conn
+	conn     *Conn
+	turn     *turn        // nil unless a handshake is under way; its goroutine only
+	up, down atomic.Int64 // octets read and written; see account.go
+}
+
+// Read reads for crypto/tls.
+func (r *rawConn) Read(p []byte) (int, error) {
+	if r.turn != nil {
+		return r.turn.read(p)
+	}
+	return r.receive(p)
 }
 
 var _ net.Conn = (*Conn)(nil)
@@ -65,7 +78,7 @@ func newConn(raw net.Conn, l *Listener) *Conn {
 		done:         make(chan struct{}),
 		limit:        l.config.WriteBuffer,
 	}
-	c.raw = &rawConn{raw, c}
+	c.raw = &rawConn{Conn: raw, conn: c}
 	c.tls = tls.Server(c.raw, l.tls)
 	return c
 }

@@ -417,7 +417,7 @@ func BenchmarkConfigPerConnection(b *testing.B) {
 	server, client := net.Pipe()
 	defer server.Close()
 	defer client.Close()
-	hello := &tls.ClientHelloInfo{Conn: &rawConn{server, &Conn{}}}
+	hello := &tls.ClientHelloInfo{Conn: &rawConn{Conn: server, conn: &Conn{}}}
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := l.configFor(hello); err != nil {
