@@ -22,6 +22,7 @@ func newRoot() *cobra.Command {
 	output := command.OutputFlag(root)
 	root.AddCommand(
 		newRun(output),
+		newStorm(output),
 		command.Version(root, output),
 	)
 	return root

@@ -13,7 +13,7 @@ import (
 )
 
 func newAudit(output *command.Output) *cobra.Command {
-	group := &cobra.Command{Use: "audit", Short: "Who did what to which device, when, from where"}
+	group := &cobra.Command{Use: "audit", Short: "Who did what to which device or issuer, when, from where"}
 	var r remote
 	list := &cobra.Command{
 		Use:   "list",
@@ -43,10 +43,14 @@ func newAudit(output *command.Output) *cobra.Command {
 
 func writeAudit(w io.Writer, records []registry.AuditRecord) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "NO\tTIME\tACTOR\tFROM\tACTION\tDEVICE\tOUTCOME\tCHANGE\tREASON")
+	fmt.Fprintln(t, "NO\tTIME\tACTOR\tFROM\tACTION\tSUBJECT\tOUTCOME\tCHANGE\tREASON")
 	for _, r := range records {
+		subject := r.Device
+		if subject == "" {
+			subject = r.Subject
+		}
 		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s→%s\t%s\n", r.Number, when(r.Time), r.Actor, dash(r.Address), r.Action,
-			dash(r.Device), r.Outcome, dash(string(r.Before)), dash(string(r.After)), dash(r.Reason))
+			dash(subject), r.Outcome, dash(string(r.Before)), dash(string(r.After)), dash(r.Reason))
 	}
 	return t.Flush()
 }

@@ -121,10 +121,11 @@ func writeDevice(w io.Writer, d admin.Device) error {
 	row("first seen", "%s", when(d.FirstSeen))
 	row("last seen", "%s", when(d.LastSeen))
 	if s := d.Session; s != nil {
-		row("online", "from %s since %s, %s, resumed %v", s.Address, when(s.ConnectedAt), s.TLS, s.Resumed)
+		row("online", "from %s since %s, %s, resumed %v", s.Address, when(s.ConnectedAt), strings.Join([]string{s.TLS, s.Suite, s.Curve}, " "), s.Resumed)
 	} else {
 		row("online", "no")
 	}
+	writeHandshakes(row, d.Handshakes)
 	for _, c := range d.Certificates {
 		state := "usable"
 		if !c.Superseded.IsZero() {

@@ -8,6 +8,11 @@
 //	POST /v1/manifests                    a signed manifest → import report
 //	GET  /v1/watch?filter=                messages as they arrive, one JSON object a line
 //	GET  /v1/audit?after=&limit=
+//	GET  /v1/issuers                      issuing CAs trusted now
+//	GET  /v1/issuers/{name}/removal       who would break without it
+//	POST /v1/issuers/{name}/remove        {"reason": "…", "confirm": true} → plan, or receipt if confirmed
+//	GET  /v1/tickets                      TLS ticket keys and what became of tickets
+//	POST /v1/tickets/rotate               {"drop": true} → the same, after
 //
 // Every request is made by an operator's certificate: the handler verifies the peer of
 // each request itself, whatever the TLS configuration in front of it admits. Errors are
@@ -26,6 +31,7 @@ import (
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/hub/fleet"
 	"github.com/fleethub/fleethub/hub/registry"
+	"github.com/fleethub/fleethub/hub/ticket"
 )
 
 // Limits of one request and of the server.
@@ -57,6 +63,16 @@ type Config struct {
 
 	// Live returns the session of a device that is connected now. Nil: none is.
 	Live func(id string) (Session, bool)
+
+	// Handshakes returns the account of a device's handshakes, false if it has made
+	// none. Nil: none is kept.
+	Handshakes func(id string) (Handshakes, bool)
+
+	Issuers Issuers // nil: there is nothing under /v1/issuers
+
+	Tickets     *ticket.Ring  // nil: there is nothing under /v1/tickets
+	TicketStats *ticket.Stats // required with Tickets
+	Started     time.Time     // when TicketStats began to count
 
 	Log       *slog.Logger  // nil: nothing is logged
 	Heartbeat time.Duration // of a watch without messages; 0: 15 seconds
@@ -110,6 +126,9 @@ func newAPI(config Config, drain context.Context) *api {
 	if config.Live == nil {
 		config.Live = func(string) (Session, bool) { return Session{}, false }
 	}
+	if config.Handshakes == nil {
+		config.Handshakes = func(string) (Handshakes, bool) { return Handshakes{}, false }
+	}
 	a := &api{config: config, mux: http.NewServeMux(), watches: make(chan struct{}, maxWatches), drain: drain}
 	a.mux.HandleFunc("GET /v1/devices", a.listDevices)
 	a.mux.HandleFunc("GET /v1/devices/{id}", a.showDevice)
@@ -119,6 +138,15 @@ func newAPI(config Config, drain context.Context) *api {
 	a.mux.HandleFunc("POST /v1/manifests", a.importManifest)
 	a.mux.HandleFunc("GET /v1/watch", a.watch)
 	a.mux.HandleFunc("GET /v1/audit", a.listAudit)
+	if config.Issuers != nil {
+		a.mux.HandleFunc("GET /v1/issuers", a.listIssuers)
+		a.mux.HandleFunc("GET /v1/issuers/{name}/removal", a.planIssuerRemoval)
+		a.mux.HandleFunc("POST /v1/issuers/{name}/remove", a.removeIssuer)
+	}
+	if config.Tickets != nil {
+		a.mux.HandleFunc("GET /v1/tickets", a.showTickets)
+		a.mux.HandleFunc("POST /v1/tickets/rotate", a.rotateTickets)
+	}
 
 	// A browser that holds an operator's certificate must not lend it to other sites.
 	crossOrigin := http.NewCrossOriginProtection()
@@ -192,14 +220,18 @@ type Session struct {
 	ClientID    string    `json:"client_id"`
 	Address     string    `json:"address"`
 	ConnectedAt time.Time `json:"connected_at"`
-	TLS         string    `json:"tls,omitempty"` // such as "TLS 1.3"
+	TLS         string    `json:"tls,omitempty"`   // such as "TLS 1.3"
+	Suite       string    `json:"suite,omitempty"` // such as TLS_AES_128_GCM_SHA256
+	Curve       string    `json:"curve,omitempty"` // of the key agreement, such as CurveP256
 	Resumed     bool      `json:"resumed,omitempty"`
 }
 
-// Device is a device's record and, if it is connected, its session.
+// Device is a device's record and, if it is connected, its session. Handshakes is in
+// the answer for one device only.
 type Device struct {
 	registry.Device
-	Session *Session `json:"session,omitempty"`
+	Session    *Session    `json:"session,omitempty"`
+	Handshakes *Handshakes `json:"handshakes,omitempty"`
 }
 
 // DevicePage is one page of devices in order of ID, without their certificates' DER.
@@ -229,7 +261,7 @@ type AuditPage struct {
 	Next    uint64                 `json:"next,omitempty"`
 }
 
-// change is the body of suspend, resume and revoke.
+// change is the body of suspend, resume, revoke and remove.
 type change struct {
 	Reason  string `json:"reason,omitempty"`
 	Confirm bool   `json:"confirm,omitempty"`

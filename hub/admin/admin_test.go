@@ -66,7 +66,7 @@ func newHub(t *testing.T, p policy, change func(*Config)) *hub {
 	h := &hub{t: t, pki: certtest.New(t)}
 	store, err := boltstore.Open(filepath.Join(t.TempDir(), "hub.db"))
 	h.must(err)
-	h.fleet, err = fleet.Open(fleet.Config{Store: store, Sessions: h, TrustDomain: certtest.TrustDomain, Roots: []*x509.Certificate{h.pki.Root.Certificate()}})
+	h.fleet, err = fleet.Open(fleet.Config{Store: store, Sessions: h, TrustDomain: certtest.TrustDomain, Roots: func() []*x509.Certificate { return h.pki.Trust().Roots }})
 	h.must(err)
 	verifier, err := mtls.NewVerifier(h.pki.Trust(), nil)
 	h.must(err)

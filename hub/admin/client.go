@@ -150,6 +150,46 @@ func (c *Client) Audit(ctx context.Context, after uint64, limit int) (AuditPage,
 	return get[AuditPage](ctx, c, "/v1/audit", query)
 }
 
+// Issuers returns the issuing CAs that the hub trusts, in order of name.
+func (c *Client) Issuers(ctx context.Context) ([]Issuer, error) {
+	list, err := get[IssuerList](ctx, c, "/v1/issuers", nil)
+	return list.Issuers, err
+}
+
+// PlanIssuerRemoval returns what RemoveIssuer would do, and changes nothing. An unknown
+// name is an error that matches ErrNotFound.
+func (c *Client) PlanIssuerRemoval(ctx context.Context, name string) (IssuerPlan, error) {
+	return get[IssuerPlan](ctx, c, issuerPath(name, "/removal"), nil)
+}
+
+// RemoveIssuer takes the hub's trust from an issuing CA and cuts off whoever is
+// connected by it.
+func (c *Client) RemoveIssuer(ctx context.Context, name, reason string) (IssuerReceipt, error) {
+	answer, err := post[IssuerRemoval](ctx, c, issuerPath(name, "/remove"), change{Reason: reason, Confirm: true})
+	if err == nil && answer.Receipt == nil {
+		err = fmt.Errorf("the hub at %s answered without a receipt", c.base)
+	}
+	if err != nil {
+		return IssuerReceipt{}, err
+	}
+	return *answer.Receipt, nil
+}
+
+// Tickets returns the hub's ticket keys and what became of tickets.
+func (c *Client) Tickets(ctx context.Context) (TicketState, error) {
+	return get[TicketState](ctx, c, "/v1/tickets", nil)
+}
+
+// RotateTickets makes a new ticket key; tickets already made stay good.
+func (c *Client) RotateTickets(ctx context.Context, reason string) (TicketState, error) {
+	return post[TicketState](ctx, c, "/v1/tickets/rotate", rotation{Reason: reason})
+}
+
+// DropTickets makes a new ticket key and every ticket already made worthless.
+func (c *Client) DropTickets(ctx context.Context, reason string) (TicketState, error) {
+	return post[TicketState](ctx, c, "/v1/tickets/rotate", rotation{Reason: reason, Drop: true})
+}
+
 // Watch calls deliver for each message that matches the topic filter, until it
 // returns an error, which Watch returns, or ctx ends, or the hub goes silent or away.
 // It never returns nil.
@@ -193,6 +233,8 @@ func (c *Client) Watch(ctx context.Context, filter string, deliver func(Message)
 	}
 	return fmt.Errorf("%w any more at %s: it closed the stream", ErrUnreachable, c.base)
 }
+
+func issuerPath(name, verb string) string { return "/v1/issuers/" + url.PathEscape(name) + verb }
 
 func devicePath(id, verb string) string { return "/v1/devices/" + url.PathEscape(id) + verb }
 

@@ -46,7 +46,11 @@ func (a *api) showDevice(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	writeJSON(w, a.live(d))
+	answer := a.live(d)
+	if account, ok := a.config.Handshakes(d.ID); ok {
+		answer.Handshakes = &account
+	}
+	writeJSON(w, answer)
 }
 
 func (a *api) suspendDevice(w http.ResponseWriter, r *http.Request) {

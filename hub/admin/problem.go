@@ -18,6 +18,7 @@ const problemType = "urn:fleethub:problem:"
 const (
 	codeDenied        = "denied"
 	codeUnknownDevice = "unknown-device"
+	codeUnknownIssuer = "unknown-issuer"
 )
 
 // Problem is an error as the API reports it, RFC 9457. It is also the error that the
@@ -40,7 +41,7 @@ func (p *Problem) Is(target error) bool {
 	case ErrInvalid:
 		return p.Status == http.StatusBadRequest
 	case ErrNotFound:
-		return p.Type == problemType+codeUnknownDevice
+		return p.Type == problemType+codeUnknownDevice || p.Type == problemType+codeUnknownIssuer
 	}
 	return false
 }
@@ -49,7 +50,7 @@ func problem(status int, code, detail string) *Problem {
 	return &Problem{Type: problemType + code, Title: http.StatusText(status), Status: status, Detail: detail}
 }
 
-// problemOf translates the errors of fleet, here and nowhere else.
+// problemOf translates the errors of fleet and Issuers, here and nowhere else.
 func problemOf(err error) *Problem {
 	var p *Problem
 	switch {
@@ -57,6 +58,12 @@ func problemOf(err error) *Problem {
 		return p
 	case errors.Is(err, fleet.ErrUnknownDevice):
 		return problem(http.StatusNotFound, codeUnknownDevice, err.Error())
+	case errors.Is(err, ErrNoIssuer):
+		return problem(http.StatusNotFound, codeUnknownIssuer, err.Error())
+	case errors.Is(err, ErrIssuerNeeded):
+		return problem(http.StatusConflict, "issuer-needed", err.Error())
+	case errors.Is(err, fleet.ErrNotAudited):
+		return problem(http.StatusInternalServerError, "not-audited", err.Error())
 	case errors.Is(err, registry.ErrTransition):
 		return problem(http.StatusConflict, "transition", err.Error())
 	case errors.Is(err, fleet.ErrRejected):

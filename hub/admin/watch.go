@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
+
+	"github.com/fleethub/fleethub/certs/identity"
 )
 
 // watchQueue is how many messages wait for a slow reader; more are dropped and
@@ -128,6 +130,13 @@ func (a *api) watch(w http.ResponseWriter, r *http.Request) {
 				err = s.control.Flush()
 			}
 		case now := <-heartbeat.C:
+			// The stream outlives its handshake: it must not outlive its operator's certificate.
+			if _, refused := a.config.Verifier.Verify(*r.TLS, identity.RoleOperator); refused != nil {
+				s.end("the operator's certificate is no longer accepted: " + refused.Error())
+				cancel()
+				<-ended
+				return
+			}
 			if err = s.send(event{Heartbeat: &now}); err == nil {
 				err = s.control.Flush()
 			}

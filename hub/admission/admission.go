@@ -6,6 +6,7 @@
 package admission
 
 import (
+	"crypto/x509"
 	"fmt"
 	"strings"
 
@@ -31,10 +32,14 @@ const (
 // package mtls, so that one look finds the reason wherever it arose.
 type Refusal = mtls.Refusal
 
-// Devices is what admission needs of the fleet: the status of a device, from
-// memory. fleet.Fleet satisfies it.
+// Devices is what admission needs of the fleet, from memory. fleet.Fleet satisfies
+// it.
 type Devices interface {
+	// Status returns the status of a device, false if there is none of that ID.
 	Status(id string) (registry.Status, bool)
+	// TrustsIssuer reports whether a certificate by that CA is still accepted. A
+	// handshake may have ended just before it no longer was.
+	TrustsIssuer(ca *x509.Certificate) bool
 }
 
 // Admission decides for one hub. It is immutable and safe for concurrent use.
@@ -49,18 +54,20 @@ func New(devices Devices) *Admission { return &Admission{devices} }
 // device must be registered, in a state that may connect, and present a
 // certificate that is registered for it and not revoked or superseded. A
 // service needs no registration: its certificate is the registration. No other
-// role has business on MQTT.
+// role has business on MQTT. The issuer of either must be trusted now.
 //
 // It runs in the handshake, full or resumed; after session.Table.Track; and at
 // CONNECT.
 func (a *Admission) Check(peer mtls.Peer) error {
 	id := peer.Identity
-	switch id.Role {
-	case identity.RoleService:
-		return nil
-	case identity.RoleDevice:
-	default:
+	if id.Role != identity.RoleDevice && id.Role != identity.RoleService {
 		return refuse(id, mtls.ReasonRole, "%s certificates are not accepted over MQTT", id.Role)
+	}
+	if peer.Issuer == nil || !a.devices.TrustsIssuer(peer.Issuer) {
+		return refuse(id, mtls.ReasonUnknownIssuer, "the issuing CA of the certificate of %s is no longer trusted", id.ID)
+	}
+	if id.Role == identity.RoleService {
+		return nil
 	}
 	status, known := a.devices.Status(id.ID)
 	switch {

@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"crypto/x509"
 	"errors"
 	"strings"
 	"testing"
@@ -18,6 +19,8 @@ func (d devices) Status(id string) (registry.Status, bool) {
 	s, ok := d[id]
 	return s, ok
 }
+
+func (d devices) TrustsIssuer(ca *x509.Certificate) bool { return ca.Subject.CommonName != "removed" }
 
 func peer(c certtest.Credential) mtls.Peer {
 	return mtls.Peer{Identity: c.Identity, Certificate: c.Leaf, Issuer: c.Issuer}
@@ -39,6 +42,7 @@ func TestCheck(t *testing.T) {
 	pki := certtest.New(t)
 	pi := pki.Device("pi-1")
 	other := pki.Device("pi-1") // same name, another certificate
+	removed, _ := pki.IssuingCA(identity.KindOperational, "removed")
 	known := func(state registry.State) devices {
 		return devices{"pi-1": {State: state, Fingerprints: []string{identity.Fingerprint(pi.Leaf)}}}
 	}
@@ -55,9 +59,12 @@ func TestCheck(t *testing.T) {
 		{"state of a later version", peer(pi), known("retired"), ReasonState},
 		{"unknown device", peer(pi), devices{}, ReasonUnknownDevice},
 		{"another certificate of that name", peer(other), known(registry.StateActive), ReasonUnknownCertificate},
-		{"no certificate", mtls.Peer{Identity: pi.Identity}, known(registry.StateActive), ReasonUnknownCertificate},
+		{"no certificate", mtls.Peer{Identity: pi.Identity, Issuer: pi.Issuer}, known(registry.StateActive), ReasonUnknownCertificate},
 		{"service", peer(pki.Service("backend")), devices{}, ""},
 		{"service with a device's ID", peer(pki.Service("pi-1")), known(registry.StateRevoked), ""},
+		{"device of a removed issuer", peer(pki.Device("pi-1", certtest.WithIssuer(removed))), known(registry.StateActive), mtls.ReasonUnknownIssuer},
+		{"service of a removed issuer", peer(pki.Service("backend", certtest.WithIssuer(removed))), devices{}, mtls.ReasonUnknownIssuer},
+		{"no issuer", mtls.Peer{Identity: pi.Identity, Certificate: pi.Leaf}, known(registry.StateActive), mtls.ReasonUnknownIssuer},
 		{"operator", peer(pki.Operator("alice")), devices{}, mtls.ReasonRole},
 		{"hub", peer(pki.Server()), devices{}, mtls.ReasonRole},
 		{"nobody", mtls.Peer{}, devices{}, mtls.ReasonRole},

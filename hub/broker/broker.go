@@ -274,17 +274,10 @@ func (b *Broker) Live(id string) (Connection, bool) {
 	for _, l := range b.sessions.Live(identity.RoleDevice, id) {
 		c, ok := l.Conn.(*client)
 		if ok {
-			return Connection{Address: c.remote.String(), Since: l.Since, Resumed: c.peer.Resumed}, true
+			return c.connection(l.Since), true
 		}
 	}
 	return Connection{}, false
-}
-
-// Connection is a live connection, for people.
-type Connection struct {
-	Address string    `json:"address"`
-	Since   time.Time `json:"since"`
-	Resumed bool      `json:"resumed"` // its TLS handshake was a resumption
 }
 
 // Close tells every client that the hub stops, closes their connections, ends

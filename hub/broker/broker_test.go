@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -32,8 +33,9 @@ const patience = 10 * time.Second
 
 // devices is a registry in memory.
 type devices struct {
-	mu sync.Mutex
-	m  map[string]registry.Status
+	mu      sync.Mutex
+	m       map[string]registry.Status
+	removed *x509.Certificate // an issuer that isn't trusted any more
 }
 
 func (d *devices) Status(id string) (registry.Status, bool) {
@@ -41,6 +43,12 @@ func (d *devices) Status(id string) (registry.Status, bool) {
 	defer d.mu.Unlock()
 	s, ok := d.m[id]
 	return s, ok
+}
+
+func (d *devices) TrustsIssuer(ca *x509.Certificate) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.removed == nil || !d.removed.Equal(ca)
 }
 
 func (d *devices) set(id string, change func(*registry.Status)) {
@@ -147,10 +155,11 @@ func (h *testHub) refusedFor(reason mtls.Reason) {
 	})
 }
 
-// device issues a certificate and registers it.
+// device issues a certificate and registers it. It presents its leaf alone, as a device does that has been told so.
 func (h *testHub) device(id string, labels ...string) certtest.Credential {
 	h.t.Helper()
 	c := h.pki.Device(id)
+	c.Certificate.Certificate = c.Certificate.Certificate[:1]
 	h.register(c, labels...)
 	return c
 }

@@ -10,7 +10,8 @@ import (
 // nothing, and so costs nothing.
 func TestDeviceIsToldThatItsLeafIsEnough(t *testing.T) {
 	h := startHub(t)
-	whole := h.device("pi-1")
+	whole := h.pki.Device("pi-1")
+	h.register(whole)
 	w := h.online(whole)
 	w.subscribe(1, 1, "d/pi-1/sys/tls")
 	if pk := w.expect(packets.Publish); string(pk.Payload) != `{"chain":"leaf"}` || !pk.FixedHeader.Retain {
@@ -18,9 +19,7 @@ func TestDeviceIsToldThatItsLeafIsEnough(t *testing.T) {
 	}
 	w.disconnect()
 
-	leaf := h.device("pi-2")
-	leaf.Certificate.Certificate = leaf.Certificate.Certificate[:1]
-	w = h.online(leaf)
+	w = h.online(h.device("pi-2"))
 	w.subscribe(1, 1, "d/pi-2/sys/tls")
 	w.alive() // the PINGRESP comes first: nothing was retained
 }

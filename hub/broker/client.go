@@ -234,7 +234,7 @@ func disconnectPacket(reason string) []byte {
 	switch reason {
 	case protocol.ReasonTakenOver:
 		code = packets.ErrSessionTakenOver
-	case protocol.ReasonRevoked, protocol.ReasonSuspended:
+	case protocol.ReasonRevoked, protocol.ReasonSuspended, protocol.ReasonUntrusted:
 		code = packets.ErrAdministrativeAction
 	case protocol.ReasonShutdown:
 		code = packets.ErrServerShuttingDown

@@ -143,6 +143,7 @@ func (h *hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 		h.b.config.Seen(c.peer.Identity.ID, h.b.config.Now())
 	}
 	h.b.announce(c, true, protocol.ReasonConnected)
+	h.b.tellChain(c)
 }
 
 // OnDisconnect runs when mochi is done with a connection, after the will.
@@ -210,7 +211,7 @@ func (h *hook) OnWill(cl *mqtt.Client, will mqtt.Will) (mqtt.Will, error) {
 
 func (c *client) mayPublishWill(topic string) bool {
 	switch c.whyEnded() {
-	case protocol.ReasonRevoked, protocol.ReasonSuspended, protocol.ReasonShutdown:
+	case protocol.ReasonRevoked, protocol.ReasonSuspended, protocol.ReasonUntrusted, protocol.ReasonShutdown:
 		return false
 	}
 	if d := policy.Allow(c.subject, policy.Publish, topic); !d.Allowed {

@@ -22,10 +22,10 @@ func (b *Broker) announce(c *client, online bool, reason string) {
 		b.log.Error("presence could not be published", "id", c.peer.Identity.ID, "error", err)
 		return
 	}
-	b.retain(protocol.Presence(c.peer.Identity.ID), payload)
+	b.retain(protocol.Presence(c.peer.Identity.ID), payload, 1)
 }
 
-// leafIsEnough is the payload of d/<id>/sys/tls.
+// leafIsEnough is a protocol.TLSNotice that says ChainLeaf.
 var leafIsEnough = []byte(`{"chain":"leaf"}`)
 
 // tellChain lets a device that presented more than its own certificate know that it
@@ -36,15 +36,15 @@ func (b *Broker) tellChain(c *client) {
 	if conn == nil || c.peer.Resumed || c.peer.Identity.Role != identity.RoleDevice || len(conn.ConnectionState().PeerCertificates) < 2 {
 		return
 	}
-	b.retain(protocol.System(c.peer.Identity.ID, "tls"), leafIsEnough)
+	b.retain(protocol.System(c.peer.Identity.ID, protocol.NoticeTLS), leafIsEnough, 0) // said again at the next full handshake
 }
 
 // retain publishes a retained message of the hub's own, not by way of mochi, which
 // would take it through its whole server loop.
-func (b *Broker) retain(topic string, payload []byte) {
+func (b *Broker) retain(topic string, payload []byte, qos byte) {
 	b.route(packets.Packet{
 		ProtocolVersion: 5,
-		FixedHeader:     packets.FixedHeader{Type: packets.Publish, Qos: 1, Retain: true, Remaining: int(b.sequence.Add(1))},
+		FixedHeader:     packets.FixedHeader{Type: packets.Publish, Qos: qos, Retain: true, Remaining: int(b.sequence.Add(1))},
 		TopicName:       topic,
 		Payload:         payload,
 		Created:         b.config.Now().Unix(),

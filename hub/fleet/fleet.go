@@ -41,8 +41,10 @@ type Sessions interface {
 type Config struct {
 	Store       Store
 	Sessions    Sessions
-	TrustDomain string              // of every device in a manifest
-	Roots       []*x509.Certificate // who may authorize a factory station
+	TrustDomain string // of every device in a manifest
+
+	// Roots returns who may authorize a factory station now.
+	Roots func() []*x509.Certificate
 
 	// Issuers returns the issuing CAs that the hub trusts now, such as
 	// mtls.Verifier.Trust().Issuers; a manifest by any other is refused. Nil means
@@ -111,7 +113,7 @@ type Actor struct {
 // fails on the first record it can't read: a hub that doesn't know whom it refuses
 // must not start.
 func Open(config Config) (*Fleet, error) {
-	if config.Store == nil || config.Sessions == nil || len(config.Roots) == 0 {
+	if config.Store == nil || config.Sessions == nil || config.Roots == nil || len(config.Roots()) == 0 {
 		return nil, errors.New("open fleet: a store, sessions and at least one root are required")
 	}
 	if err := identity.ValidTrustDomain(config.TrustDomain); err != nil {

@@ -268,7 +268,7 @@ func TestOpenRefusesAnIncompleteConfigAndAnUnreadableStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := Config{Store: bolt, Sessions: &sessions{}, TrustDomain: certtest.TrustDomain, Roots: []*x509.Certificate{pki.Root.Certificate()}}
+	good := Config{Store: bolt, Sessions: &sessions{}, TrustDomain: certtest.TrustDomain, Roots: func() []*x509.Certificate { return pki.Trust().Roots }}
 	for name, spoil := range map[string]func(*Config){
 		"store":        func(c *Config) { c.Store = nil },
 		"sessions":     func(c *Config) { c.Sessions = nil },

@@ -47,7 +47,7 @@ func (f *Fleet) Import(ctx context.Context, data []byte, actor Actor) (ImportRep
 		f.config.BeforeImport()
 	}
 	record := f.audit(actor, "manifest.import", "")
-	m, issuer, err := manifest.Open(data, f.config.Roots, f.config.Now())
+	m, issuer, err := manifest.Open(data, f.config.Roots(), f.config.Now())
 	if err == nil {
 		err = f.checkIssuer(m, issuer)
 	}

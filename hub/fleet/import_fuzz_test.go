@@ -67,7 +67,7 @@ func FuzzSignedEntry(f *testing.F) {
 
 func fuzzFleet(f *testing.F) (*certtest.Fleet, *Fleet) {
 	pki := certtest.New(f)
-	imported, err := Open(Config{Store: &void{}, Sessions: &sessions{}, TrustDomain: certtest.TrustDomain, Roots: []*x509.Certificate{pki.Root.Certificate()}})
+	imported, err := Open(Config{Store: &void{}, Sessions: &sessions{}, TrustDomain: certtest.TrustDomain, Roots: func() []*x509.Certificate { return pki.Trust().Roots }})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func BenchmarkImport(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer bolt.Close()
-	f, err := Open(Config{Store: bolt, Sessions: &sessions{}, TrustDomain: certtest.TrustDomain, Roots: []*x509.Certificate{pki.Root.Certificate()}})
+	f, err := Open(Config{Store: bolt, Sessions: &sessions{}, TrustDomain: certtest.TrustDomain, Roots: func() []*x509.Certificate { return pki.Trust().Roots }})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -87,7 +87,7 @@ func (r *rig) open() {
 	r.bolt, r.store, r.sessions = bolt, &faulty{Store: bolt}, &sessions{live: make(map[string]int)}
 	r.Fleet, err = Open(Config{
 		Store: r.store, Sessions: r.sessions, TrustDomain: certtest.TrustDomain,
-		Roots:         []*x509.Certificate{r.pki.Root.Certificate()},
+		Roots:         func() []*x509.Certificate { return r.pki.Trust().Roots },
 		Issuers:       func() []*x509.Certificate { return r.pki.Trust().Issuers },
 		FlushInterval: time.Millisecond,
 	})

@@ -5,14 +5,19 @@ package hubtest
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/x509"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/fleethub/fleethub/certs/certtest"
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/certs/issuance"
 	"github.com/fleethub/fleethub/certs/manifest"
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/certs/pemfile"
@@ -26,12 +31,13 @@ type Hub struct {
 	Fleet *certtest.Fleet
 	Dir   string
 
-	t        testing.TB
-	config   server.Config
-	hub      *server.Hub
-	log      lockedBuffer
-	mu       sync.Mutex // guards manifest
-	manifest uint64
+	t         testing.TB
+	config    server.Config
+	hub       *server.Hub
+	log       lockedBuffer
+	ahead     atomic.Int64 // of the hub's clock before the real one, in nanoseconds
+	mu        sync.Mutex   // guards manifests
+	manifests map[string]uint64
 }
 
 // Option changes the configuration before the hub starts.
@@ -40,11 +46,12 @@ type Option func(*server.Config)
 // Start runs a hub on free ports of 127.0.0.1.
 func Start(t testing.TB, options ...Option) *Hub {
 	t.Helper()
-	h := &Hub{t: t, Dir: t.TempDir(), Fleet: certtest.New(t)}
+	h := &Hub{t: t, Dir: t.TempDir(), Fleet: certtest.New(t), manifests: make(map[string]uint64)}
 	h.write()
 	h.config = server.DefaultConfig(h.Dir)
 	h.config.TrustDomain = certtest.TrustDomain
 	h.config.MQTT.Addr, h.config.HTTPS.Addr, h.config.Metrics.Addr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	h.config.Now = func() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
 	for _, o := range options {
 		o(&h.config)
 	}
@@ -52,7 +59,7 @@ func Start(t testing.TB, options ...Option) *Hub {
 	t.Cleanup(func() {
 		h.hub.Close()
 		if t.Failed() {
-			t.Logf("log of the hub:\n%s", h.log.String())
+			t.Logf("end of the hub's log:\n%s", last(h.log.String(), 30))
 		}
 	})
 	return h
@@ -92,6 +99,9 @@ func (h *Hub) Restart() {
 	h.start()
 }
 
+// Advance puts the hub's clock forward, or back. Clients keep the real time.
+func (h *Hub) Advance(d time.Duration) { h.ahead.Add(int64(d)) }
+
 // Server returns the hub itself.
 func (h *Hub) Server() *server.Hub { return h.hub }
 
@@ -110,14 +120,75 @@ func (h *Hub) Log() string { return h.log.String() }
 // Register makes the devices known to the hub, by a manifest of its station.
 func (h *Hub) Register(devices ...certtest.Credential) {
 	h.t.Helper()
-	h.mu.Lock()
-	h.manifest++
-	m := manifest.Manifest{TrustDomain: certtest.TrustDomain, Station: certtest.StationName, Number: h.manifest, CreatedAt: time.Now()}
-	h.mu.Unlock()
+	h.factory().Register(devices...)
+}
+
+// Supersede registers next in the place of a device's former certificate.
+func (h *Hub) Supersede(former, next certtest.Credential) {
+	h.t.Helper()
+	h.factory().importManifest(manifest.Entry{
+		Certificate: next.Leaf.Raw, Protection: "software", Supersedes: identity.SerialString(former.Leaf.SerialNumber),
+	})
+}
+
+func (h *Hub) factory() *Station {
+	return &Station{Name: certtest.StationName, Issuer: h.Fleet.Factory, key: h.Fleet.FactoryKey, hub: h}
+}
+
+// Station is a further factory station.
+type Station struct {
+	Name   string
+	Issuer *issuance.Issuer
+	key    crypto.Signer
+	hub    *Hub
+}
+
+// Station authorizes a further station, as hub station authorize does.
+func (h *Hub) Station(name string) *Station {
+	h.t.Helper()
+	issuer, key := h.Fleet.IssuingCA(identity.KindFactory, name)
+	s := &Station{Name: name, Issuer: issuer, key: key, hub: h}
+	s.Authorize()
+	return s
+}
+
+// File returns the path of the station's issuing CA in the hub's folder.
+func (s *Station) File() string { return filepath.Join(s.hub.Dir, "issuers", s.Name+".crt") }
+
+// Authorize puts the station's issuing CA into the hub's folder, again perhaps. The hub
+// takes it up with the next manifest or reload.
+func (s *Station) Authorize() {
+	s.hub.t.Helper()
+	s.hub.must(pemfile.WriteCertificates(s.File(), s.Issuer.Certificate()))
+}
+
+// Device returns the credential of a registered device by this station.
+func (s *Station) Device(id string) certtest.Credential {
+	s.hub.t.Helper()
+	d := s.hub.Fleet.Device(id, certtest.WithIssuer(s.Issuer))
+	s.Register(d)
+	return d
+}
+
+// Register makes devices of this station known to the hub.
+func (s *Station) Register(devices ...certtest.Credential) {
+	s.hub.t.Helper()
+	var entries []manifest.Entry
 	for _, d := range devices {
-		m.Devices = append(m.Devices, manifest.Entry{Certificate: d.Leaf.Raw, Protection: "software"})
+		entries = append(entries, manifest.Entry{Certificate: d.Leaf.Raw, Protection: "software"})
 	}
-	data, err := manifest.Sign(m, []*x509.Certificate{h.Fleet.Factory.Certificate()}, h.Fleet.FactoryKey)
+	s.importManifest(entries...)
+}
+
+func (s *Station) importManifest(entries ...manifest.Entry) {
+	h := s.hub
+	h.t.Helper()
+	h.mu.Lock()
+	h.manifests[s.Name]++
+	number := h.manifests[s.Name]
+	h.mu.Unlock()
+	m := manifest.Manifest{TrustDomain: certtest.TrustDomain, Station: s.Name, Number: number, CreatedAt: h.config.Now(), Devices: entries}
+	data, err := manifest.Sign(m, []*x509.Certificate{s.Issuer.Certificate()}, s.key)
 	h.must(err)
 	_, err = h.hub.Fleet().Import(h.t.Context(), data, fleet.Actor{Name: "hubtest"})
 	h.must(err)
@@ -140,6 +211,12 @@ func (h *Hub) Operator() *admin.Client {
 	h.must(err)
 	h.t.Cleanup(client.Close)
 	return client
+}
+
+// last returns the last n lines of text.
+func last(text string, n int) string {
+	lines := strings.SplitAfter(text, "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "")
 }
 
 func (h *Hub) must(err error) {

@@ -237,8 +237,9 @@ type Reading struct {
 
 // Notice is the payload of an event topic, as JSON.
 type Notice struct {
-	// Time is when it happened, by the device's own clock, in UTC.
-	Time time.Time `json:"time"`
+	// Time is when it happened, by the device's own clock, in UTC. Zero, and left
+	// out, in a will, which is written before anything happens.
+	Time time.Time `json:"time,omitzero"`
 	// Boot is as in [Reading].
 	Boot string `json:"boot,omitempty"`
 	// Reason says why in a word or two, for people.
@@ -275,5 +276,6 @@ const (
 	ReasonProtocol     = "protocol"      // the hub cut it for a malformed or forbidden packet
 	ReasonSuspended    = "suspended"     // an operator suspended the device
 	ReasonRevoked      = "revoked"       // an operator revoked the device
+	ReasonUntrusted    = "untrusted"     // the issuing CA of its certificate was removed
 	ReasonShutdown     = "hub-shut-down" // the hub is stopping
 )

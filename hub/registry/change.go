@@ -25,14 +25,17 @@ type Sighting struct {
 // Outcome says whether what an audit record tells of was done.
 type Outcome string
 
-// The outcomes.
+// The outcomes. Requested precedes one of the others where the change itself can't be
+// written in the same transaction, such as one to a file: a request that nothing
+// follows is one that the hub did not survive.
 const (
-	OutcomeDone    Outcome = "done"
-	OutcomeRefused Outcome = "refused"
+	OutcomeDone      Outcome = "done"
+	OutcomeRefused   Outcome = "refused"
+	OutcomeRequested Outcome = "requested"
 )
 
-// AuditRecord says who did what to which device, when, from where. Records are
-// appended and never changed.
+// AuditRecord says who did what to which device or other subject, when, from where.
+// Records are appended and never changed.
 type AuditRecord struct {
 	Number  uint64    `json:"number"` // counts from 1 without gaps; set by the store
 	Time    time.Time `json:"time"`
@@ -40,6 +43,7 @@ type AuditRecord struct {
 	Address string    `json:"address,omitempty"`
 	Action  string    `json:"action"` // such as device.revoke
 	Device  string    `json:"device,omitempty"`
+	Subject string    `json:"subject,omitempty"` // what it was done to if that is no device, such as issuer bench-1
 	Outcome Outcome   `json:"outcome"`
 	Before  State     `json:"before,omitempty"`
 	After   State     `json:"after,omitempty"`

@@ -27,7 +27,7 @@ func (h *Hub) keepFresh(ctx context.Context) {
 	tick := time.NewTicker(freshInterval)
 	defer tick.Stop()
 	for {
-		if err := h.renewCertificate(time.Now()); err != nil {
+		if err := h.renewCertificate(h.now()); err != nil {
 			h.log.Error("server certificate not renewed", "error", err)
 		}
 		if err := h.tickets.RotateIfDue(); err != nil {

@@ -33,6 +33,9 @@ type Config struct {
 	HTTPS       HTTPSConfig   `yaml:"https"`
 	Metrics     MetricsConfig `yaml:"metrics"`
 	Log         LogConfig     `yaml:"log"`
+
+	// Now is the hub's clock; nil is time.Now. For tests.
+	Now func() time.Time `yaml:"-"`
 }
 
 // MQTTConfig is the device door.

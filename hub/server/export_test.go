@@ -1,4 +1,9 @@
 package server
 
-// RenewCertificate has the hub look at its certificate as of a given time.
-var RenewCertificate = (*Hub).renewCertificate
+// What the tests in package server_test look into.
+var (
+	RenewCertificate = (*Hub).renewCertificate // as of a given time
+	NewAccount       = newAccount
+	Refused          = (*account).refused
+	AccountOf        = (*account).of
+)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto/tls"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -9,6 +10,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/hub/broker"
+	"github.com/fleethub/fleethub/hub/listener"
 )
 
 // metrics are the hub's own, in a registry of its own: two hubs in one process don't
@@ -18,6 +23,9 @@ type metrics struct {
 	refused    *prometheus.CounterVec
 	handshakes *prometheus.CounterVec
 	took       *prometheus.HistogramVec
+	cpu        *prometheus.HistogramVec
+	bytes      *prometheus.CounterVec
+	parameters *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -33,8 +41,18 @@ func newMetrics() *metrics {
 			Name: "fleethub_handshake_seconds", Help: "Time from accept to the end of the TLS handshake, by kind.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 13),
 		}, []string{"kind"}),
+		cpu: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "fleethub_handshake_cpu_seconds", Help: "Processor time of TLS handshakes, of the one in 64 that is measured, by kind.",
+			Buckets: prometheus.ExponentialBuckets(0.000050, 2, 10),
+		}, []string{"kind"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fleethub_handshake_bytes_total", Help: "Bytes of completed TLS handshakes on the socket, by kind and direction (up: to the hub).",
+		}, []string{"kind", "direction"}),
+		parameters: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fleethub_handshake_parameters_total", Help: "TLS handshakes completed, by what they agreed on.",
+		}, []string{"kind", "version", "suite", "curve"}),
 	}
-	m.registry.MustRegister(m.refused, m.handshakes, m.took, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.refused, m.handshakes, m.took, m.cpu, m.bytes, m.parameters, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -55,12 +73,62 @@ func (m *metrics) OnRefused(reason string, _ net.Addr, _ string) {
 
 // OnHandshake makes metrics a listener.Observer.
 func (m *metrics) OnHandshake(resumed bool, took time.Duration) {
-	kind := "full"
-	if resumed {
-		kind = "resumed"
-	}
+	kind := kindOf(resumed)
 	m.handshakes.WithLabelValues(kind).Inc()
 	m.took.WithLabelValues(kind).Observe(took.Seconds())
+}
+
+// OnHandshakeDone makes metrics a listener.HandshakeObserver. Its labels come from
+// short lists of the TLS policy, never from a peer.
+func (m *metrics) OnHandshakeDone(hs listener.Handshake) {
+	kind := kindOf(hs.Resumed)
+	m.bytes.WithLabelValues(kind, "up").Add(float64(hs.BytesUp))
+	m.bytes.WithLabelValues(kind, "down").Add(float64(hs.BytesDown))
+	m.parameters.WithLabelValues(kind, tls.VersionName(hs.Version), tls.CipherSuiteName(hs.Suite), hs.Curve.String()).Inc()
+	if hs.CPU > 0 {
+		m.cpu.WithLabelValues(kind).Observe(hs.CPU.Seconds())
+	}
+}
+
+func kindOf(resumed bool) string {
+	if resumed {
+		return "resumed"
+	}
+	return "full"
+}
+
+// registerMetrics registers the figures that the rooms keep themselves.
+func (h *Hub) registerMetrics() {
+	for _, role := range []identity.Role{identity.RoleDevice, identity.RoleService} {
+		h.metrics.gauge("fleethub_connected_"+string(role)+"s", "Live "+string(role)+" connections.", func() float64 { return float64(h.sessions.Count(role)) })
+	}
+	h.metrics.gauge("fleethub_connections", "Open connections, handshakes included.", func() float64 { return float64(h.mqtt.Open()) })
+	h.metrics.gauge("fleethub_devices", "Device records.", func() float64 { return float64(h.fleet.Len()) })
+	for name, figure := range map[string]struct {
+		help string
+		read func(broker.Stats) uint64
+	}{
+		"published":         {"Messages accepted from clients.", func(s broker.Stats) uint64 { return s.Published }},
+		"denied":            {"Publishes, wills and subscriptions refused by policy.", func(s broker.Stats) uint64 { return s.Denied }},
+		"withheld":          {"Deliveries that policy no longer allowed.", func(s broker.Stats) uint64 { return s.Withheld }},
+		"dropped":           {"Deliveries lost to a full queue.", func(s broker.Stats) uint64 { return s.Dropped }},
+		"panics":            {"Panics contained while serving connections.", func(s broker.Stats) uint64 { return s.Panics }},
+		"messages_received": {"MQTT PUBLISH packets received.", func(s broker.Stats) uint64 { return s.MessagesReceived }},
+		"messages_sent":     {"MQTT PUBLISH packets sent.", func(s broker.Stats) uint64 { return s.MessagesSent }},
+		"bytes_received":    {"MQTT bytes received, without TLS.", func(s broker.Stats) uint64 { return s.BytesReceived }},
+		"bytes_sent":        {"MQTT bytes sent, without TLS.", func(s broker.Stats) uint64 { return s.BytesSent }},
+	} {
+		h.metrics.counter("fleethub_"+name+"_total", figure.help, nil, func() float64 { return float64(figure.read(h.broker.Stats())) })
+	}
+	h.metrics.counter("fleethub_sightings_dropped_total", "Last-seen times lost to a full queue.", nil, func() float64 { return float64(h.fleet.DroppedSightings()) })
+	for outcome, count := range map[string]*atomic.Uint64{
+		"minted": &h.codec.Stats.Minted, "fallback": &h.codec.Stats.Fallback, "accepted": &h.codec.Stats.Accepted, "rejected": &h.codec.Stats.Rejected,
+	} {
+		h.metrics.counter("fleethub_tickets_total", "TLS session tickets: compact ones made, others made instead, compact ones taken, and presented in vain.",
+			prometheus.Labels{"outcome": outcome}, func() float64 { return float64(count.Load()) })
+	}
+	h.metrics.gauge("fleethub_ticket_keys", "Ticket keys in the ring; the newest seals, all open.", func() float64 { return float64(h.tickets.Len()) })
+	h.metrics.gauge("fleethub_issuers", "Issuing CAs trusted.", func() float64 { return float64(len(h.verifier.Trust().Issuers)) })
 }
 
 // newMetricsServer serves /metrics, /livez and /readyz in plain HTTP.

@@ -43,11 +43,16 @@ const drainTimeout = 10 * time.Second
 // Hub is one running hub. Two in one process share nothing.
 type Hub struct {
 	config  Config
+	filed   Config // as hub.yaml and the environment said at the start; config has the flags, too
+	now     func() time.Time
+	started time.Time
 	log     *slog.Logger
 	level   slog.LevelVar
 	metrics *metrics
+	account *account
 	ready   atomic.Bool
 
+	trusting    sync.Mutex // held by changes of trust, over their files and the cutting of connections
 	verifier    *mtls.Verifier
 	certificate *mtls.Reloader
 	leafOnly    atomic.Bool // present no issuer: see presented
@@ -62,6 +67,7 @@ type Hub struct {
 	api         *http.Server
 	health      *http.Server
 
+	keyLog   io.Closer // nil but in builds that log TLS secrets
 	endpoint Endpoint
 	failed   chan error // one slot; the first listener that fails fills it
 	stop     context.CancelFunc
@@ -76,7 +82,14 @@ func New(config Config, logTo io.Writer) (*Hub, error) {
 	if err := config.Check(); err != nil {
 		return nil, command.WithCode(command.BadConfig, err)
 	}
-	h := &Hub{config: config, metrics: newMetrics(), sessions: &session.Table{}, failed: make(chan error, 1), stop: func() {}}
+	h := &Hub{config: config, now: config.Now, metrics: newMetrics(), sessions: &session.Table{}, failed: make(chan error, 1), stop: func() {}}
+	if h.now == nil {
+		h.now = time.Now
+	}
+	h.started = h.now()
+	if filed, err := LoadConfig(config.Dir, os.Environ()); err == nil { // else there is nothing to compare a reload with
+		h.filed = filed
+	}
 	level, err := parseLevel(config.Log.Level)
 	if err != nil {
 		return nil, err
@@ -98,17 +111,17 @@ func (h *Hub) load() error {
 	if err != nil {
 		return command.WithCode(command.BadConfig, err)
 	}
-	if h.verifier, err = mtls.NewVerifier(trust, nil); err != nil {
+	if h.verifier, err = mtls.NewVerifier(trust, h.now); err != nil {
 		return command.WithCode(command.BadConfig, fmt.Errorf("trust in %s: %w", h.config.Dir, err))
 	}
 	if h.certificate, err = mtls.NewReloader(h.serverFile(".crt"), h.serverFile(".key")); err != nil {
 		return command.WithCode(command.BadConfig, err)
 	}
-	if err := h.renewCertificate(time.Now()); err != nil {
+	if err := h.renewCertificate(h.now()); err != nil {
 		h.log.Error("server certificate not renewed", "error", err)
 	}
 	h.decideChain()
-	if err := h.checkCertificate(time.Now()); err != nil {
+	if err := h.checkCertificate(h.now()); err != nil {
 		return command.WithCode(command.BadConfig, err)
 	}
 	// The fleet before anyone who admits, the sessions before the fleet: it must be
@@ -117,26 +130,34 @@ func (h *Hub) load() error {
 		return err
 	}
 	h.fleet, err = fleet.Open(fleet.Config{
-		Store: h.store, Sessions: deviceSessions{h}, TrustDomain: h.config.TrustDomain, Roots: trust.Roots,
-		Issuers: func() []*x509.Certificate { return h.verifier.Trust().Issuers }, BeforeImport: h.refreshTrust, Log: h.log,
+		Store: h.store, Sessions: deviceSessions{h}, TrustDomain: h.config.TrustDomain,
+		Roots:   func() []*x509.Certificate { return h.verifier.Trust().Roots },
+		Issuers: func() []*x509.Certificate { return h.verifier.Trust().Issuers }, BeforeImport: h.refreshTrust,
+		Now: h.now, Log: h.log,
 	})
 	if err != nil {
 		return err
 	}
 	h.admission = admission.New(h.fleet)
+	h.account = newAccount(h.fleet, h.now, maxAccounts)
+	observer := observer{h.metrics, h.account}
 	h.broker, err = broker.New(broker.Config{
 		Devices: h.fleet, Sessions: h.sessions, Seen: h.fleet.Seen, MaxPacketSize: h.config.MQTT.MaxPacketSize,
-		OnRefused: h.metrics.OnRefused, Log: h.log,
+		OnRefused: observer.OnRefused, Now: h.now, Log: h.log,
 	})
 	if err != nil {
 		return err
 	}
-	if h.tickets, err = ticket.OpenRing(filepath.Join(h.config.Dir, ticketFile), ticket.Config{Lifetime: h.config.MQTT.TicketLifetime}); err != nil {
+	if h.tickets, err = ticket.OpenRing(filepath.Join(h.config.Dir, ticketFile), ticket.Config{Lifetime: h.config.MQTT.TicketLifetime, Now: h.now}); err != nil {
 		return command.WithCode(command.BadConfig, err)
 	}
-	h.codec = ticket.New(h.tickets, h.fleet, nil)
+	h.codec = ticket.New(h.tickets, h.fleet, h.now)
 	mqttTLS := mtls.ServerConfig(mtls.ServerOptions{Certificate: h.presented, Profile: mtls.Profile(h.config.MQTT.TLSProfile)})
+	mqttTLS.Time = h.now
 	h.codec.Install(mqttTLS)
+	if h.keyLog, err = openKeyLog(mqttTLS, h.log); err != nil {
+		return err
+	}
 	h.mqtt = listener.New(listener.Config{
 		TLS:              mqttTLS,
 		Verify:           h.verifyMQTT,
@@ -144,11 +165,12 @@ func (h *Hub) load() error {
 		HandshakeTimeout: h.config.MQTT.HandshakeTimeout,
 		ConnectTimeout:   h.config.MQTT.ConnectTimeout,
 		MaxConnections:   h.config.MQTT.MaxConnections,
-		Observer:         h.metrics,
+		Observer:         observer,
 		Log:              h.log,
 	})
 	h.api = admin.NewServer(admin.Config{
-		Fleet: h.fleet, Verifier: h.verifier, Watch: h.watch, Live: h.live, Log: h.log,
+		Fleet: h.fleet, Verifier: h.verifier, Watch: h.watch, Live: h.live, Handshakes: h.account.of, Log: h.log,
+		Issuers: issuers{h}, Tickets: h.tickets, TicketStats: &h.codec.Stats, Started: h.started,
 	}, mtls.ServerConfig(mtls.ServerOptions{Certificate: h.presented, Verify: h.verifyAPI}))
 	h.health = newMetricsServer(h.metrics, &h.ready)
 	h.registerMetrics()
@@ -195,7 +217,13 @@ func (h *Hub) watch(ctx context.Context, filter string, deliver func(admin.Messa
 // live returns a device's live connection.
 func (h *Hub) live(id string) (admin.Session, bool) {
 	c, ok := h.broker.Live(id)
-	return admin.Session{ClientID: id, Address: c.Address, ConnectedAt: c.Since, Resumed: c.Resumed}, ok
+	if !ok {
+		return admin.Session{}, false
+	}
+	return admin.Session{
+		ClientID: id, Address: c.Address, ConnectedAt: c.Since, Resumed: c.Resumed,
+		TLS: tls.VersionName(c.Version), Suite: tls.CipherSuiteName(c.Suite), Curve: c.Curve.String(),
+	}, true
 }
 
 // Start opens the three doors, then says so in run/hub.json and to systemd. When it
@@ -254,29 +282,6 @@ func (h *Hub) fail(door string, err error) {
 	}
 }
 
-// Reload reads certificates, issuers and the log level again. What can't be read
-// stays as it was, with a line in the log.
-func (h *Hub) Reload() {
-	daemon.SdNotify(false, daemon.SdNotifyReloading)
-	defer daemon.SdNotify(false, daemon.SdNotifyReady)
-	report := func(what string, err error) {
-		if err != nil {
-			h.log.Error("not reloaded, the former stays in force", "what", what, "error", err)
-			return
-		}
-		h.log.Info("reloaded", "what", what)
-	}
-	report("server certificate", h.certificate.Reload())
-	h.decideChain()
-	report("trust", h.reloadTrust())
-	config, err := LoadConfig(h.config.Dir, os.Environ())
-	if err == nil {
-		level, _ := parseLevel(config.Log.Level) // LoadConfig checked it
-		h.level.Set(level)
-	}
-	report("log level", err)
-}
-
 // Close ends the hub in the reverse order of its start: no new connections, then none,
 // then the rooms below them. It is safe to call more than once, and before Start.
 func (h *Hub) Close() {
@@ -311,36 +316,14 @@ func (h *Hub) Close() {
 				h.log.Error("store not closed", "error", err)
 			}
 		}
+		if h.keyLog != nil {
+			h.keyLog.Close()
+		}
 		if h.endpoint.PID != 0 {
 			os.Remove(EndpointFile(h.config.Dir))
 			h.log.Info("hub stopped")
 		}
 	})
-}
-
-func (h *Hub) registerMetrics() {
-	for _, role := range []identity.Role{identity.RoleDevice, identity.RoleService} {
-		h.metrics.gauge("fleethub_connected_"+string(role)+"s", "Live "+string(role)+" connections.", func() float64 { return float64(h.sessions.Count(role)) })
-	}
-	h.metrics.gauge("fleethub_connections", "Open connections, handshakes included.", func() float64 { return float64(h.mqtt.Open()) })
-	h.metrics.gauge("fleethub_devices", "Device records.", func() float64 { return float64(h.fleet.Len()) })
-	for name, figure := range map[string]struct {
-		help string
-		read func(broker.Stats) uint64
-	}{
-		"published":         {"Messages accepted from clients.", func(s broker.Stats) uint64 { return s.Published }},
-		"denied":            {"Publishes, wills and subscriptions refused by policy.", func(s broker.Stats) uint64 { return s.Denied }},
-		"withheld":          {"Deliveries that policy no longer allowed.", func(s broker.Stats) uint64 { return s.Withheld }},
-		"dropped":           {"Deliveries lost to a full queue.", func(s broker.Stats) uint64 { return s.Dropped }},
-		"panics":            {"Panics contained while serving connections.", func(s broker.Stats) uint64 { return s.Panics }},
-		"messages_received": {"MQTT PUBLISH packets received.", func(s broker.Stats) uint64 { return s.MessagesReceived }},
-		"messages_sent":     {"MQTT PUBLISH packets sent.", func(s broker.Stats) uint64 { return s.MessagesSent }},
-		"bytes_received":    {"MQTT bytes received, without TLS.", func(s broker.Stats) uint64 { return s.BytesReceived }},
-		"bytes_sent":        {"MQTT bytes sent, without TLS.", func(s broker.Stats) uint64 { return s.BytesSent }},
-	} {
-		h.metrics.counter("fleethub_"+name+"_total", figure.help, nil, func() float64 { return float64(figure.read(h.broker.Stats())) })
-	}
-	h.metrics.counter("fleethub_sightings_dropped_total", "Last-seen times lost to a full queue.", nil, func() float64 { return float64(h.fleet.DroppedSightings()) })
 }
 
 // listen opens a TCP port; one that is taken is named with its flag.

@@ -261,17 +261,35 @@ func TestHealthAndMetrics(t *testing.T) {
 	for path, want := range map[string]string{
 		"/livez": "ok", "/readyz": "ok", "/metrics": `fleethub_refused_total{reason="unknown-device"} 1`,
 	} {
-		r, err := http.Get("http://" + h.MetricsAddr() + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, err := io.ReadAll(r.Body)
-		r.Body.Close()
-		if err != nil || r.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
-			t.Errorf("GET %s: %s, %v, lacks %q", path, r.Status, err, want)
+		eventually(t, "GET "+path+" has "+want, func() bool { return strings.Contains(scrape(t, h, path), want) })
+	}
+}
+
+// scrape returns an answer of the monitoring door.
+func scrape(t *testing.T, h *hubtest.Hub, path string) string {
+	t.Helper()
+	defer http.DefaultClient.CloseIdleConnections()
+	r, err := http.Get("http://" + h.MetricsAddr() + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	if err != nil || r.StatusCode != http.StatusOK {
+		t.Fatalf("GET %s: %s, %v", path, r.Status, err)
+	}
+	return string(body)
+}
+
+// eventually waits for what must become true, such as what the hub notes behind an
+// answer.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for began := time.Now(); !is(); time.Sleep(time.Millisecond) {
+		if time.Since(began) > patience {
+			t.Fatalf("not in %s: %s", patience, what)
 		}
 	}
-	http.DefaultClient.CloseIdleConnections()
 }
 
 func TestOperatorDoorRefusesOtherRoles(t *testing.T) {

@@ -93,16 +93,31 @@ func (t *Table) Disconnect(ctx context.Context, role identity.Role, id, reason s
 // DisconnectAll cuts every connection, as Disconnect does for one identity. It
 // is for shutting down.
 func (t *Table) DisconnectAll(ctx context.Context, reason string) (closed int) {
+	closed, _ = cut(ctx, t.Where(func(Conn) bool { return true }), reason)
+	return closed
+}
+
+// DisconnectWhere cuts every connection that match picks, as Disconnect does for
+// one identity. Whoever takes away what match looks for does so first: a
+// connection that is tracked later must find out by itself.
+func (t *Table) DisconnectWhere(ctx context.Context, match func(Conn) bool, reason string) (closed int, last time.Time) {
+	return cut(ctx, t.Where(match), reason)
+}
+
+// Where returns the connections that match picks, in no order. match is called
+// under the table's lock: it must be quick and not call the table.
+func (t *Table) Where(match func(Conn) bool) []Conn {
 	t.mu.Lock()
-	var all []Conn
+	defer t.mu.Unlock()
+	var picked []Conn
 	for _, conns := range t.live {
 		for c := range conns {
-			all = append(all, c)
+			if match(c) {
+				picked = append(picked, c)
+			}
 		}
 	}
-	t.mu.Unlock()
-	closed, _ = cut(ctx, all, reason)
-	return closed
+	return picked
 }
 
 // cut tells all of them before it waits for the first.

@@ -129,6 +129,25 @@ func TestDisconnectAll(t *testing.T) {
 	}
 }
 
+func TestDisconnectWhereCutsWhatItPicksOfAnyRole(t *testing.T) {
+	var table Table
+	first, second, stays := newConn(), newConn(), newConn()
+	table.Track(device("pi-1"), first)
+	table.Track(service("backend"), second)
+	table.Track(device("pi-2"), stays)
+
+	closed, last := table.DisconnectWhere(t.Context(), func(c Conn) bool { return c != stays }, "untrusted")
+	if closed != 2 || last.IsZero() || first.reason != "untrusted" || second.reason != "untrusted" {
+		t.Errorf("closed %d, last %v, reasons %q and %q", closed, last, first.reason, second.reason)
+	}
+	if stays.reason != "" {
+		t.Error("a connection that was not picked was cut")
+	}
+	if closed, last := table.DisconnectWhere(t.Context(), func(Conn) bool { return false }, "untrusted"); closed != 0 || !last.IsZero() {
+		t.Errorf("nothing was picked, closed %d, last %v", closed, last)
+	}
+}
+
 // TestRevokeAndConnectNeverMissEachOther races both orders many times: a
 // connection that ends up neither refused nor cut is a hole.
 func TestRevokeAndConnectNeverMissEachOther(t *testing.T) {

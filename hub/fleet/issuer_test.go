@@ -1,0 +1,112 @@
+package fleet
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/fleethub/fleethub/certs/certtest"
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/hub/registry"
+)
+
+func TestFleetTrustsIssuersInForceAndTheirRenewals(t *testing.T) {
+	r := newRig(t)
+	other, _ := r.pki.IssuingCA(identity.KindFactory, "bench-2")
+	namesake, _ := r.pki.IssuingCA(identity.KindFactory, certtest.StationName) // another key
+	for _, tt := range []struct {
+		name string
+		ca   certtest.Credential
+		want bool
+	}{
+		{"factory", r.pki.Device("a"), true},
+		{"operational", r.pki.Service("a"), true},
+		{"not one of them", r.pki.Device("a", certtest.WithIssuer(other)), false},
+		{"the name with another key", r.pki.Device("a", certtest.WithIssuer(namesake)), false},
+		{"another fleet's", r.pki.Foreign().Device("a"), false},
+	} {
+		if got := r.TrustsIssuer(tt.ca.Issuer); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+	reread := *r.pki.Factory.Certificate()
+	reread.Raw = nil // a renewal has another serial number and other dates, and so other octets
+	if !SameIssuer(&reread, r.pki.Factory.Certificate()) || SameIssuer(&reread, namesake.Certificate()) {
+		t.Error("an issuer is not told by its name and key")
+	}
+}
+
+func TestWalkVisitsEveryRecordInOrder(t *testing.T) {
+	r := newRig(t)
+	want := []string{"a", "b", "c"}
+	r.register(want...)
+	var got []string
+	if err := r.Walk(t.Context(), func(d registry.Device) {
+		got = append(got, d.ID)
+		if d.Certificates[0].Issuer != IssuerID(r.pki.Factory.Certificate()) {
+			t.Errorf("%s is by %s", d.ID, d.Certificates[0].Issuer)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("visited %v, want %v", got, want)
+	}
+}
+
+func TestAuditedChangeLeavesRequestAndOutcome(t *testing.T) {
+	r := newRig(t)
+	note := Note{Action: "issuer.remove", Subject: "issuer bench-1", Reason: "key stolen"}
+	outcomes := func() string {
+		records, err := r.Audit(t.Context(), 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []string
+		for _, a := range records {
+			if a.Actor != ann.Name || a.Subject != note.Subject || a.Reason != note.Reason {
+				t.Errorf("record %+v", a)
+			}
+			all = append(all, strings.TrimSpace(string(a.Outcome)+" "+a.Detail))
+		}
+		return strings.Join(all, ", ")
+	}
+	if err := r.Audited(t.Context(), ann, note, func() (string, error) {
+		if got := outcomes(); got != "requested" {
+			t.Errorf("while it is done the log says %q", got)
+		}
+		return "1 session closed", nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	impossible := errors.New("no such file")
+	if err := r.Audited(t.Context(), ann, note, func() (string, error) { return "", impossible }); !errors.Is(err, impossible) {
+		t.Errorf("got %v", err)
+	}
+	if got, want := outcomes(), "requested, done 1 session closed, requested, refused no such file"; got != want {
+		t.Errorf("log %q, want %q", got, want)
+	}
+}
+
+func TestAuditedChangeIsMadeThoughTheLogCantBeWritten(t *testing.T) {
+	r := newRig(t)
+	r.store.broken = true
+	done := false
+	err := r.Audited(t.Context(), ann, Note{Action: "issuer.remove", Subject: "issuer bench-1"}, func() (string, error) { done = true; return "", nil })
+	r.store.broken = false
+	if !done || !errors.Is(err, ErrNotAudited) {
+		t.Errorf("done %v, error %v", done, err)
+	}
+}
+
+func TestAuditedRefusesAReasonThatIsNoLine(t *testing.T) {
+	r := newRig(t)
+	err := r.Audited(t.Context(), ann, Note{Action: "tickets.rotate", Reason: "a\nb"}, func() (string, error) {
+		t.Error("done all the same")
+		return "", nil
+	})
+	if !errors.Is(err, ErrText) {
+		t.Errorf("got %v", err)
+	}
+}
