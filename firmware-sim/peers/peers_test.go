@@ -290,6 +290,7 @@ func connect(addr string, device mtls.Credentials, version uint16, sessions tls.
 	raw.SetDeadline(time.Now().Add(20 * time.Second))
 	config := mtls.ClientConfig(mtls.ClientOptions{Certificate: device.Certificate, Roots: device.Roots, ServerName: "127.0.0.1", Sessions: sessions})
 	config.MinVersion, config.MaxVersion = version, version
+	config.CurvePreferences = []tls.CurveID{tls.CurveP256} // which every peer has, in both versions
 	conn := tls.Client(raw, config)
 	id := device.Identity.ID
 	packet := append([]byte{0x10, byte(12 + len(id)), 0, 4, 'M', 'Q', 'T', 'T', 4, 2, 0, 60, 0, byte(len(id))}, id...)

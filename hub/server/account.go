@@ -71,7 +71,7 @@ func (a *account) done(hs listener.Handshake) {
 	}
 	last := &admin.Handshake{
 		At: a.now(), Resumed: hs.Resumed, Seconds: hs.Took.Seconds(), BytesUp: hs.BytesUp, BytesDown: hs.BytesDown,
-		TLS: tls.VersionName(hs.Version), Suite: tls.CipherSuiteName(hs.Suite), Curve: hs.Curve.String(),
+		TLS: tls.VersionName(hs.Version), Suite: suiteName(hs.Suite), Curve: hs.Curve.String(),
 	}
 	a.change(hs.Peer.Identity.ID, func(d *admin.Handshakes) {
 		if hs.Resumed {

@@ -84,7 +84,7 @@ func (m *metrics) OnHandshakeDone(hs listener.Handshake) {
 	kind := kindOf(hs.Resumed)
 	m.bytes.WithLabelValues(kind, "up").Add(float64(hs.BytesUp))
 	m.bytes.WithLabelValues(kind, "down").Add(float64(hs.BytesDown))
-	m.parameters.WithLabelValues(kind, tls.VersionName(hs.Version), tls.CipherSuiteName(hs.Suite), hs.Curve.String()).Inc()
+	m.parameters.WithLabelValues(kind, tls.VersionName(hs.Version), suiteName(hs.Suite), hs.Curve.String()).Inc()
 	if hs.CPU > 0 {
 		m.cpu.WithLabelValues(kind).Observe(hs.CPU.Seconds())
 	}
@@ -103,6 +103,7 @@ func (h *Hub) registerMetrics() {
 		h.metrics.gauge("fleethub_connected_"+string(role)+"s", "Live "+string(role)+" connections.", func() float64 { return float64(h.sessions.Count(role)) })
 	}
 	h.metrics.gauge("fleethub_connections", "Open connections, handshakes included.", func() float64 { return float64(h.mqtt.Open()) })
+	h.registerLanes()
 	h.metrics.gauge("fleethub_devices", "Device records.", func() float64 { return float64(h.fleet.Len()) })
 	for name, figure := range map[string]struct {
 		help string
@@ -151,4 +152,29 @@ func newMetricsServer(m *metrics, ready *atomic.Bool) *http.Server {
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 	}
+}
+
+// registerLanes shows the waiting room of handshakes: what an operator looks at in a
+// storm.
+func (h *Hub) registerLanes() {
+	for name, figure := range map[string]struct {
+		help string
+		read func(listener.Stats) int
+	}{
+		"handshakes_under_way": {"Connections not yet verified.", func(s listener.Stats) int { return s.Handshaking }},
+		"handshakes_computing": {"Handshakes that use the processor.", func(s listener.Stats) int { return s.Computing }},
+		"waiting_resumed":      {"Resumed handshakes waiting for their first turn.", func(s listener.Stats) int { return s.WaitingResumed }},
+		"waiting_full":         {"Full handshakes waiting for their first turn.", func(s listener.Stats) int { return s.WaitingFull }},
+		"waiting_begun":        {"Handshakes with work begun that wait for another turn.", func(s listener.Stats) int { return s.WaitingBegun }},
+	} {
+		h.metrics.gauge("fleethub_"+name, figure.help, func() float64 { return float64(figure.read(h.mqtt.Stats())) })
+	}
+	for lane, read := range map[string]func(listener.Stats) float64{
+		"resumed": func(s listener.Stats) float64 { return s.WaitedResumed.Seconds() },
+		"full":    func(s listener.Stats) float64 { return s.WaitedFull.Seconds() },
+	} {
+		h.metrics.counter("fleethub_handshake_wait_seconds_total", "How long handshakes have waited for their first turn, by lane.",
+			prometheus.Labels{"lane": lane}, func() float64 { return read(h.mqtt.Stats()) })
+	}
+	h.metrics.counter("fleethub_refusals_unlogged_total", "Refusals that the log was spared because there were too many.", nil, func() float64 { return float64(h.mqtt.Stats().Unlogged) })
 }

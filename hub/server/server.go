@@ -328,7 +328,7 @@ func (h *Hub) Close() {
 
 // listen opens a TCP port; one that is taken is named with its flag.
 func listen(addr, flag string) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
+	l, err := (&net.ListenConfig{KeepAlive: -1, Control: keepAlive}).Listen(context.Background(), "tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("%s is in use by another program: stop that one, or choose another address with --%s", addr, flag)
 	}
