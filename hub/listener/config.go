@@ -33,7 +33,7 @@ type Config struct {
 	// in it is logged and ends that connection only.
 	Handle func(*Conn)
 
-	HandshakeTimeout time.Duration // for the ClientHello and the wait for a turn, and again for the rest; 0: 5 s
+	HandshakeTimeout time.Duration // for the ClientHello, and from the first turn on for the rest; 0: 5 s
 	ConnectTimeout   time.Duration // until Conn.Connected; 0: 10 s
 	WriteTimeout     time.Duration // without progress of a write; 0: 10 s
 	CloseTimeout     time.Duration // for what is still to be written at Close; 0: 500 ms
@@ -63,10 +63,13 @@ type Limits struct {
 	Answers int
 
 	// FullQueue and ResumedQueue are how many handshakes may wait for their first
-	// turn; the next is reset, and so is who has waited until HandshakeTimeout from
-	// its accept, or twice that with a ticket. 0: 4,096 and 8,192 per core, which is
-	// about what is served in the default's time.
+	// turn; the next is reset, and so is who has waited until Wait after its accept.
+	// Waiting costs some 10 KB and no work, being refused costs the device an attempt
+	// and perhaps its ticket; but who has given up must not be served in the end.
+	// 0: 4,096 and 8,192 per core, about what is served in the default of Wait, which
+	// is twice HandshakeTimeout: half of what our own devices wait for CONNACK.
 	FullQueue, ResumedQueue int
+	Wait                    time.Duration
 
 	// AddressBurst is how many connections of one address (IPv6: of one /64) may be
 	// under way or have failed; every second AddressRate of them are forgiven. Those
@@ -138,6 +141,9 @@ func (c *Config) setDefaults() {
 	}
 	c.MaxConnections = openable(c.MaxConnections)
 	c.Limits.setDefaults(c.MaxConnections)
+	if c.Limits.Wait <= 0 {
+		c.Limits.Wait = 2 * c.HandshakeTimeout
+	}
 	if c.WriteBuffer <= 0 {
 		c.WriteBuffer = 1 << 20
 	}

@@ -33,6 +33,7 @@ type Conn struct {
 	raw     *rawConn
 	tls     *tls.Conn
 	pool    *sync.Pool
+	brief   *workers
 	address netip.Addr // whose credit it took; see addresses
 	judged  bool       // Config.Verify was asked; the handshake's goroutine only, as is claimed
 	claimed string     // common name of the certificate presented
@@ -48,6 +49,7 @@ type Conn struct {
 	flushing bool        // a flusher runs, or is about to
 	closing  bool        // no more reads and writes
 	failure  error       // of the write that failed
+	gone     bool        // the peer has closed its side: nobody waits for a goodbye
 	patience *time.Timer // cuts a connection that is closing; nil before Close
 }
 
@@ -73,6 +75,7 @@ var _ net.Conn = (*Conn)(nil)
 func newConn(raw net.Conn, l *Listener) *Conn {
 	c := &Conn{
 		pool:         &l.buffers,
+		brief:        l.brief,
 		writeTimeout: l.config.WriteTimeout,
 		closeTimeout: l.config.CloseTimeout,
 		done:         make(chan struct{}),
@@ -108,6 +111,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if err != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		c.gone = c.gone || errors.Is(err, io.EOF)
 		if c.closing {
 			err = net.ErrClosed
 		}
@@ -146,7 +150,11 @@ func (c *Conn) Write(p []byte) (int, error) {
 func (c *Conn) startFlush() {
 	if !c.flushing {
 		c.flushing = true
-		c.flushers.Go(c.flush)
+		c.flushers.Add(1)
+		c.brief.run(func() {
+			defer c.flushers.Done()
+			c.flush()
+		})
 	}
 }
 
@@ -159,10 +167,12 @@ func (c *Conn) flush() {
 		c.pending = nil
 		if buf == nil {
 			c.flushing = false
-			closing := c.closing
+			closing, gone := c.closing, c.gone
 			c.mu.Unlock()
-			if closing {
+			if closing && !gone {
 				c.tls.Close() // close_notify, then the socket
+			}
+			if closing {
 				c.finish()
 			}
 			return

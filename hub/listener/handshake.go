@@ -34,13 +34,12 @@ func (l *Listener) handshake(c *Conn, accepted time.Time) {
 		return
 	}
 	l.config.Observer.OnHandshake(c.Peer.Resumed, time.Since(accepted))
-	go l.handle(c)
+	l.lasting.run(func() { l.handle(c) })
 }
 
 // shake performs the handshake and contains a panic in it, whatever the peer sent.
 func (l *Listener) shake(c *Conn, accepted time.Time) (err error) {
-	deadline := accepted.Add(l.config.HandshakeTimeout)
-	t := &turn{lanes: &l.lanes, raw: c.raw, done: c.done, budget: maxHandshake, deadline: deadline}
+	t := &turn{lanes: &l.lanes, raw: c.raw, done: c.done, budget: maxHandshake, deadline: accepted.Add(l.config.Limits.Wait)}
 	defer func() {
 		if r := recover(); r != nil {
 			l.config.Log.Error("panic in a TLS handshake", "remote", c.RemoteAddr(), "panic", r, "stack", string(debug.Stack()))
@@ -49,7 +48,7 @@ func (l *Listener) shake(c *Conn, accepted time.Time) (err error) {
 		t.leave()
 		c.raw.turn = nil
 	}()
-	if err := c.raw.SetDeadline(deadline); err != nil {
+	if err := c.raw.SetDeadline(accepted.Add(l.config.HandshakeTimeout)); err != nil {
 		return err
 	}
 	hello := c.buffer()
@@ -99,10 +98,7 @@ func (l *Listener) admit(c *Conn, t *turn, buffer *[]byte) error {
 			}
 		}
 	}
-	if t.session != nil {
-		// A peer that is known, and that has given its ticket away if it is refused.
-		t.deadline = t.deadline.Add(l.config.HandshakeTimeout)
-	} else {
+	if t.session == nil {
 		if issuer := l.addresses.issuerAt(c.address); issuer != "" && l.issuers.spent(issuer, time.Now()) {
 			return errIssuerLimit
 		}

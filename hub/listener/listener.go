@@ -7,12 +7,12 @@
 //     in the queue) waits and tries again, as net/http does; it never ends the
 //     loop. Beyond Config.MaxConnections, or its address's credit, a connection
 //     is reset at once.
-//  2. ClientHello, read within a bound before crypto/tls is involved.
+//  2. ClientHello, under Config.HandshakeTimeout, read within a bound before
+//     crypto/tls is involved.
 //  3. Admission lane: as many handshakes compute as the cores take, resumed
-//     ones before full ones; see lanes and Limits. The ClientHello and the wait
-//     have Config.HandshakeTimeout together, from accept on.
-//  4. TLS handshake, under Config.HandshakeTimeout of its own. Config.Verify
-//     judges the peer inside it, on full and on resumed ones.
+//     ones before full ones, after a bounded wait; see lanes and Limits.
+//  4. TLS handshake, under Config.HandshakeTimeout again: the wait was ours.
+//     Config.Verify judges the peer inside it, on full and on resumed ones.
 //  5. Handler, under Config.ConnectTimeout until it calls Conn.Connected.
 //  6. Every write has a deadline and goes through a bounded buffer; see Conn.
 //
@@ -37,6 +37,8 @@ type Listener struct {
 	tls     *tls.Config // one for all connections, so that they share ticket keys
 	buffers sync.Pool   // of *[]byte, for Conn's writes
 	serving sync.WaitGroup
+	brief   *workers   // handshakes and flushes: their stacks grow
+	lasting *workers   // handlers: a connection's long life is spent on a small stack
 	cpu     cpuSampler // of handshakes; see account.go
 
 	open        atomic.Int64 // connections accepted and not finished
@@ -63,6 +65,7 @@ func New(config Config) *Listener {
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*Conn]struct{}),
 	}
+	l.brief, l.lasting = newWorkers(l.stop), newWorkers(l.stop)
 	l.tls.GetConfigForClient = l.configFor
 	limits := config.Limits
 	l.addresses = newAddresses(quota{float64(limits.AddressBurst), limits.AddressRate})
@@ -127,6 +130,8 @@ func (l *Listener) Close() {
 	}
 	l.mu.Unlock()
 	l.serving.Wait()
+	l.brief.all.Wait()
+	l.lasting.all.Wait()
 	l.lanes.stop()
 	l.refusals.close()
 }
@@ -163,7 +168,8 @@ func (l *Listener) accept(raw net.Conn) {
 	l.serving.Add(1)
 	l.mu.Unlock()
 	l.handshaking.Add(1)
-	go l.handshake(c, time.Now())
+	accepted := time.Now()
+	l.brief.run(func() { l.handshake(c, accepted) })
 }
 
 // turnAway closes a connection that was just accepted, with no goroutine and no TLS.
