@@ -79,7 +79,7 @@ type Limits struct {
 
 	// IssuerBurst is how many full handshakes the devices of one issuing CA may
 	// make; every second IssuerRate of them are forgotten. 0: MaxConnections, and a
-	// sixtieth of it: each device of a full hub once a minute.
+	// fifth of it, which only devices gone mad come near.
 	IssuerBurst int
 	IssuerRate  float64
 }
@@ -105,7 +105,7 @@ func (l *Limits) setDefaults(maxConnections int) {
 		l.AddressRate = 200
 	}
 	if l.IssuerRate <= 0 {
-		l.IssuerRate = max(1, float64(maxConnections)/60)
+		l.IssuerRate = max(1, float64(maxConnections)/5)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/hub/listener"
 	"github.com/fleethub/fleethub/hub/ticket"
 )
 
@@ -47,6 +48,20 @@ type MQTTConfig struct {
 	ConnectTimeout   time.Duration `yaml:"connect_timeout"`
 	TLSProfile       string        `yaml:"tls_profile"`
 	TicketLifetime   time.Duration `yaml:"ticket_lifetime"`
+	Limits           LimitsConfig  `yaml:"limits"`
+}
+
+// LimitsConfig bounds what handshakes may cost: see listener.Limits. Zero is the
+// default that fits the machine's cores and max_connections.
+type LimitsConfig struct {
+	HandshakesAtOnce int           `yaml:"handshakes_at_once"`
+	FullQueue        int           `yaml:"full_queue"`
+	ResumedQueue     int           `yaml:"resumed_queue"`
+	QueueWait        time.Duration `yaml:"queue_wait"`
+	AddressBurst     int           `yaml:"address_burst"`
+	AddressRate      int           `yaml:"address_rate"` // per second
+	IssuerBurst      int           `yaml:"issuer_burst"`
+	IssuerRate       int           `yaml:"issuer_rate"` // per second
 }
 
 // HTTPSConfig is the operators' door.
@@ -85,6 +100,7 @@ func DefaultConfig(dir string) Config {
 			ConnectTimeout:   10 * time.Second,
 			TLSProfile:       string(mtls.ProfileDefault),
 			TicketLifetime:   ticket.DefaultLifetime,
+			Limits:           LimitsConfig{QueueWait: 10 * time.Second},
 		},
 		HTTPS:   HTTPSConfig{Addr: ":8443"},
 		Metrics: MetricsConfig{Addr: "127.0.0.1:9464"},
@@ -134,10 +150,19 @@ func (c Config) Check() error {
 			return fmt.Errorf("%s: %q is not HOST:PORT or :PORT", a.key, a.addr)
 		}
 	}
+	limits := c.MQTT.Limits
 	for _, n := range []struct {
 		key            string
 		value, low, up int
 	}{
+		{"mqtt.limits.handshakes_at_once", limits.HandshakesAtOnce, 0, 1 << 16},
+		{"mqtt.limits.full_queue", limits.FullQueue, 0, 1 << 20},
+		{"mqtt.limits.resumed_queue", limits.ResumedQueue, 0, 1 << 20},
+		{"mqtt.limits.queue_wait (ms)", int(limits.QueueWait.Milliseconds()), 100, 60_000},
+		{"mqtt.limits.address_burst", limits.AddressBurst, 0, 1 << 20},
+		{"mqtt.limits.address_rate", limits.AddressRate, 0, 1 << 20},
+		{"mqtt.limits.issuer_burst", limits.IssuerBurst, 0, 1 << 20},
+		{"mqtt.limits.issuer_rate", limits.IssuerRate, 0, 1 << 20},
 		{"mqtt.max_connections", c.MQTT.MaxConnections, 1, 1 << 20},
 		{"mqtt.max_packet_size", c.MQTT.MaxPacketSize, 1 << 10, 256 << 20},
 		{"mqtt.handshake_timeout (ms)", int(c.MQTT.HandshakeTimeout.Milliseconds()), 100, 60_000},
@@ -216,4 +241,12 @@ func explainYAML(data []byte, err error) string {
 		return at.GetMessage()
 	}
 	return fmt.Sprintf("line %d, %.120q: %s", number, strings.TrimSpace(lines[number-1]), at.GetMessage())
+}
+
+// listener returns the limits in the terms of the listener.
+func (l LimitsConfig) listener() listener.Limits {
+	return listener.Limits{
+		Computing: l.HandshakesAtOnce, FullQueue: l.FullQueue, ResumedQueue: l.ResumedQueue, Wait: l.QueueWait,
+		AddressBurst: l.AddressBurst, AddressRate: float64(l.AddressRate), IssuerBurst: l.IssuerBurst, IssuerRate: float64(l.IssuerRate),
+	}
 }

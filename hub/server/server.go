@@ -165,6 +165,7 @@ func (h *Hub) load() error {
 		HandshakeTimeout: h.config.MQTT.HandshakeTimeout,
 		ConnectTimeout:   h.config.MQTT.ConnectTimeout,
 		MaxConnections:   h.config.MQTT.MaxConnections,
+		Limits:           h.config.MQTT.Limits.listener(),
 		Observer:         observer,
 		Log:              h.log,
 	})
