@@ -217,7 +217,7 @@ func newDeviceRevoke(output *command.Output) *cobra.Command {
 		},
 	}
 	remoteFlags(c, &r)
-	c.Flags().StringVar(&reasonName, "reason", "", "RFC 5280 `reason`: keyCompromise, cessationOfOperation, superseded, privilegeWithdrawn, affiliationChanged, unspecified")
+	c.Flags().StringVar(&reasonName, "reason", "", "RFC 5280 `reason`: keyCompromise, cessationOfOperation, superseded, privilegeWithdrawn, affiliationChanged, cACompromise, aACompromise, unspecified")
 	c.MarkFlagRequired("reason")
 	c.Flags().BoolVar(&confirm, "confirm", false, "do it; there is no way back")
 	return c

@@ -130,7 +130,8 @@ func newRoleCommand(output *command.Output, role identity.Role, profile issuance
 	dirFlag(issue, &o.dir)
 	outFlag(issue, &o.out, "`folder` for the key, the certificate and the trust bundle; nothing in it is overwritten")
 	issue.Flags().StringSliceVar(&o.ou, "ou", nil, "a `role` of the bearer, in the subject's OU; may repeat")
-	issue.Flags().Var(&o.valid, "valid", "lifetime of the certificate (default: the profile's)")
+	o.valid = command.Duration(profile.Lifetime())
+	issue.Flags().Var(&o.valid, "valid", "lifetime of the certificate")
 	group.AddCommand(issue)
 	return group
 }

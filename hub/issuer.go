@@ -100,6 +100,9 @@ hub's folder; to undo, move it back and send SIGHUP.`,
 					if err := writeIssuerPlan(w, plan); err != nil {
 						return err
 					}
+					if plan.Note != "" {
+						return nil // it says why it can't be done
+					}
 					_, err := fmt.Fprintln(w, "nothing was changed; add --confirm to do it")
 					return err
 				})

@@ -50,19 +50,17 @@ func (r remote) client() (*admin.Client, error) {
 	return client, command.WithCode(command.Usage, err)
 }
 
-// local returns the URL of the hub in --dir: where it listens if it runs, else where
-// its configuration says it would.
+// local returns the URL of the hub that runs in --dir.
 func (r remote) local() (string, error) {
 	endpoint, running, err := server.ReadEndpoint(r.dir)
 	if err != nil {
 		return "", err
 	}
 	if !running {
-		config, err := loadConfig(r.dir)
-		if err != nil {
+		if err := requireHub(r.dir); err != nil {
 			return "", err
 		}
-		endpoint.HTTPS = config.HTTPS.Addr
+		return "", command.Errorf(command.Unreachable, "no hub runs in %s: start it with `hub serve --dir %s`, or name another with --hub", r.dir, r.dir)
 	}
 	host, port, err := net.SplitHostPort(endpoint.HTTPS)
 	if err != nil {

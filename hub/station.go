@@ -33,7 +33,8 @@ func newStation(output *command.Output) *cobra.Command {
 		Long: `Signs the issuing CA of a factory station from its request (provisioning init wrote
 it) with the fleet's root key, and makes the hub know it. The station may issue device
 certificates, and nothing else, until the authority ends; the devices' certificates
-live longer. Check the printed request fingerprint with the station's people.`,
+live longer. Before you hand the authority out, compare the key's fingerprint with
+what provisioning init printed at the station.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return runAuthorize(c.OutOrStdout(), output, o) },
 	}
@@ -50,6 +51,7 @@ live longer. Check the printed request fingerprint with the station's people.`,
 // authorized is what hub station authorize prints.
 type authorized struct {
 	Station     string    `json:"station"`
+	KeyHash     string    `json:"key_sha256"`
 	Serial      string    `json:"serial"`
 	Fingerprint string    `json:"fingerprint"`
 	NotAfter    time.Time `json:"not_after"`
@@ -117,10 +119,10 @@ func runAuthorize(w io.Writer, output *command.Output, o authorizeOptions) error
 	if err := pemfile.WriteCertificates(o.out, append([]*x509.Certificate{cert}, bundle...)...); err != nil {
 		return err
 	}
-	r := authorized{Station: name, Serial: identity.SerialString(cert.SerialNumber), Fingerprint: identity.Fingerprint(cert), NotAfter: cert.NotAfter, Out: o.out}
+	r := authorized{Station: name, KeyHash: identity.KeyFingerprint(csr.RawSubjectPublicKeyInfo), Serial: identity.SerialString(cert.SerialNumber), Fingerprint: identity.Fingerprint(cert), NotAfter: cert.NotAfter, Out: o.out}
 	return output.Print(w, r, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "station %s may issue devices of %s until %s\nSHA-256  %s\n\nNext, at the station:\n  provisioning accept --dir S %s\n",
-			name, config.TrustDomain, r.NotAfter.Format(time.RFC3339), r.Fingerprint, o.out)
+		_, err := fmt.Fprintf(w, "station %s may issue devices of %s until %s\nkey SHA-256          %s (is it what the station printed?)\ncertificate SHA-256  %s\n\nNext, at the station:\n  provisioning accept --dir S %s\n",
+			name, config.TrustDomain, r.NotAfter.Format(time.RFC3339), r.KeyHash, r.Fingerprint, o.out)
 		return err
 	})
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -44,7 +45,12 @@ first. The default filter is # (everything).`,
 func printMessage(c *cobra.Command, output *command.Output, m admin.Message) error {
 	w := c.OutOrStdout()
 	if output.JSON() {
-		return output.Print(w, m, nil)
+		line, err := json.Marshal(m)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(w, "%s\n", escapeControls(line))
+		return err
 	}
 	if m.Dropped > 0 {
 		if _, err := fmt.Fprintf(w, "(%d messages were not shown: this screen is slower than they come)\n", m.Dropped); err != nil {
@@ -53,6 +59,20 @@ func printMessage(c *cobra.Command, output *command.Output, m admin.Message) err
 	}
 	_, err := fmt.Fprintf(w, "%s  %s  %s\n", m.Time.Local().Format("15:04:05.000"), printable([]byte(m.Topic)), printable(m.Payload))
 	return err
+}
+
+// escapeControls escapes the control characters that JSON lets through, U+007F to
+// U+009F: a device must not be able to steer an operator's terminal here either.
+func escapeControls(line []byte) []byte {
+	var b []byte
+	for _, r := range string(line) {
+		if r >= 0x7f && r <= 0x9f {
+			b = fmt.Appendf(b, "\\u%04x", r)
+		} else {
+			b = utf8.AppendRune(b, r)
+		}
+	}
+	return b
 }
 
 // printable shows text as it is and anything else quoted: a device must not be able to

@@ -24,8 +24,8 @@ func initCommand(output *command.Output) *cobra.Command {
 				return coded(err)
 			}
 			return output.Print(c.OutOrStdout(), made, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "station %s made in %s\n  key      %s (never leaves this machine)\n  request  %s\nnext: hub station authorize --csr %s --out FILE\n",
-					made.Station, dir, made.Key, made.Request, made.Request)
+				_, err := fmt.Fprintf(w, "station %s made in %s\n  key      %s (never leaves this machine)\n  SHA-256  %s (of the public key: to be compared at the root)\n  request  %s\nnext: hub station authorize --dir HUB --csr %s --out FILE\n",
+					made.Station, dir, made.Key, made.KeyHash, made.Request, made.Request)
 				return err
 			})
 		},

@@ -62,3 +62,10 @@ func Fingerprint(cert *x509.Certificate) string {
 func SerialString(serial *big.Int) string {
 	return hex.EncodeToString(serial.Bytes())
 }
+
+// KeyFingerprint returns the SHA-256 of a public key, as its SubjectPublicKeyInfo, in
+// lower-case hex: what two people compare before one certifies the other's key.
+func KeyFingerprint(spki []byte) string {
+	sum := sha256.Sum256(spki)
+	return hex.EncodeToString(sum[:])
+}

@@ -54,7 +54,8 @@ const (
 type Config struct {
 	// Devices answers from memory whether a device may connect. fleet.Fleet does.
 	Devices admission.Devices
-	// Seen is told of every device whose CONNECT was accepted. It must not block.
+	// Seen is told of every device whose CONNECT was accepted, and again when its
+	// connection has ended. It must not block.
 	// Nil: nobody is told.
 	Seen func(id string, at time.Time)
 	// Sessions is the table of live connections. Nil: a table of the broker's own.
@@ -93,6 +94,7 @@ type Broker struct {
 	mqtt      *mqtt.Server
 	seats     seats
 	counters  counters
+	retention retention
 	sequence  atomic.Int64 // of accepted messages; see publish.go
 	watchID   atomic.Int64
 
@@ -240,7 +242,9 @@ func (b *Broker) refused(c *client, err error) {
 		reason, detail = r.Reason, r.Detail
 	}
 	id := c.peer.Identity.ID
-	b.log.Warn("connection refused", "reason", reason, "id", id, "role", c.peer.Identity.Role, "remote", c.remote, "detail", detail)
+	if conn := c.conn.Load(); conn != nil { // by way of the listener, which bounds how much is logged
+		conn.LogRefusal(string(reason), id, detail)
+	}
 	if b.config.OnRefused != nil {
 		b.config.OnRefused(string(reason), c.remote, id)
 	}
@@ -256,6 +260,7 @@ func (b *Broker) Disconnect(ctx context.Context, id, reason string) (closed int,
 	key := sessionKey(identity.RoleDevice, id)
 	if reason == protocol.ReasonRevoked {
 		b.purge(ctx, key)
+		b.forgetRetained(id)
 	} else {
 		b.withSeat(ctx, key, b.cancelWill)
 	}

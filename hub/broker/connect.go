@@ -161,6 +161,9 @@ func (b *Broker) ended(c *client, err error) {
 	reason := c.endReason(err)
 	b.log.Info("disconnected", "id", c.clientID, "role", c.peer.Identity.Role, "remote", c.remote, "reason", reason, "denied", c.denied)
 	if c.online {
+		if c.peer.Identity.Role == identity.RoleDevice && b.config.Seen != nil {
+			b.config.Seen(c.peer.Identity.ID, b.config.Now())
+		}
 		b.announce(c, false, reason)
 	}
 }

@@ -401,7 +401,7 @@ func TestPresence(t *testing.T) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.seen) != 4 || h.seen[0] != "pi-1" {
+	if len(h.seen) != 8 || h.seen[0] != "pi-1" {
 		t.Errorf("seen: %q", h.seen)
 	}
 }

@@ -42,6 +42,7 @@ func (b *Broker) tellChain(c *client) {
 // retain publishes a retained message of the hub's own, not by way of mochi, which
 // would take it through its whole server loop.
 func (b *Broker) retain(topic string, payload []byte, qos byte) {
+	b.retention.admit(topic, len(payload)) // so that a revocation finds it
 	b.route(packets.Packet{
 		ProtocolVersion: 5,
 		FixedHeader:     packets.FixedHeader{Type: packets.Publish, Qos: qos, Retain: true, Remaining: int(b.sequence.Add(1))},

@@ -80,6 +80,10 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 	// The order of acceptance, for queues: every copy of the packet keeps this
 	// field, and the encoder sets it anew.
 	pk.FixedHeader.Remaining = int(h.b.sequence.Add(1))
+	if pk.FixedHeader.Retain && !h.b.retention.admit(pk.TopicName, len(pk.Payload)) {
+		h.b.counters.notRetained.Add(1)
+		pk.FixedHeader.Retain = false
+	}
 	h.b.route(pk)
 	pk.Ignore = true // so mochi routes nothing
 	return pk, nil

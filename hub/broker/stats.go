@@ -10,8 +10,8 @@ import (
 
 // counters only grow, but for watchers.
 type counters struct {
-	connects, published, denied, withheld, dropped, watchDropped, panics atomic.Uint64
-	watchers                                                             atomic.Int64
+	connects, published, denied, withheld, dropped, notRetained, watchDropped, panics atomic.Uint64
+	watchers                                                                          atomic.Int64
 }
 
 // Stats is a snapshot of what the broker has done and holds.
@@ -28,6 +28,7 @@ type Stats struct {
 	Denied           uint64 // publishes, wills and subscriptions refused by policy
 	Withheld         uint64 // deliveries and stored items that policy no longer allowed
 	Dropped          uint64 // deliveries lost to a full queue
+	NotRetained      uint64 // messages delivered and not retained: their owner retains enough
 	WatchDropped     uint64 // messages that watchers missed
 	Panics           uint64 // contained
 	PacketsReceived  uint64
@@ -53,6 +54,7 @@ func (b *Broker) Stats() Stats {
 		Denied:           b.counters.denied.Load(),
 		Withheld:         b.counters.withheld.Load(),
 		Dropped:          b.counters.dropped.Load() + total(&info.InflightDropped),
+		NotRetained:      b.counters.notRetained.Load(),
 		WatchDropped:     b.counters.watchDropped.Load(),
 		Panics:           b.counters.panics.Load(),
 		PacketsReceived:  total(&info.PacketsReceived),

@@ -30,13 +30,14 @@ type Conn struct {
 	// handler runs, never changed.
 	Peer mtls.Peer
 
-	raw     *rawConn
-	tls     *tls.Conn
-	pool    *sync.Pool
-	brief   *workers
-	address netip.Addr // whose credit it took; see addresses
-	judged  bool       // Config.Verify was asked; the handshake's goroutine only, as is claimed
-	claimed string     // common name of the certificate presented
+	raw      *rawConn
+	tls      *tls.Conn
+	pool     *sync.Pool
+	brief    *workers
+	refusals *refusals
+	address  netip.Addr // whose credit it took; see addresses
+	judged   bool       // Config.Verify was asked; the handshake's goroutine only, as is claimed
+	claimed  string     // common name of the certificate presented
 
 	writeTimeout, closeTimeout time.Duration
 	flushers                   sync.WaitGroup // the flush goroutine, if any
@@ -76,6 +77,7 @@ func newConn(raw net.Conn, l *Listener) *Conn {
 	c := &Conn{
 		pool:         &l.buffers,
 		brief:        l.brief,
+		refusals:     &l.refusals,
 		writeTimeout: l.config.WriteTimeout,
 		closeTimeout: l.config.CloseTimeout,
 		done:         make(chan struct{}),
@@ -268,6 +270,12 @@ func (c *Conn) linger() {
 
 // Done is closed when the socket is closed.
 func (c *Conn) Done() <-chan struct{} { return c.done }
+
+// LogRefusal logs that the handler turned the peer away, within the bounds that the
+// listener has for such lines: a peer must not be able to fill the disk with them.
+func (c *Conn) LogRefusal(reason, id, detail string) {
+	c.refusals.add(c.RemoteAddr(), reason, id, detail)
+}
 
 // LocalAddr returns the hub's address.
 func (c *Conn) LocalAddr() net.Addr { return c.raw.LocalAddr() }

@@ -114,6 +114,14 @@ func (l *Listener) unwrap(identity []byte, cs tls.ConnectionState) (*tls.Session
 	return l.tls.DecryptTicket(identity, cs)
 }
 
+// wrap makes a ticket.
+func (l *Listener) wrap(cs tls.ConnectionState, session *tls.SessionState) ([]byte, error) {
+	if l.tls.WrapSession != nil {
+		return l.tls.WrapSession(cs, session)
+	}
+	return l.tls.EncryptTicket(cs, session)
+}
+
 // configFor returns a configuration whose callbacks know the connection that they
 // are about. Ticket keys still come from the shared one.
 func (l *Listener) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
@@ -121,17 +129,27 @@ func (l *Listener) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	config := l.tls.Clone()
 	config.GetConfigForClient = nil
 	config.VerifyConnection = func(cs tls.ConnectionState) error { return l.verify(c, cs) }
+	var by *tls.SessionState // the session last opened: the one that is resumed, if any is
+	config.UnwrapSession = func(identity []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
+		session, ok := c.raw.turn.unwrapped(identity)
+		var err error
+		if !ok {
+			session, err = l.unwrap(identity, cs)
+		}
+		if session != nil {
+			by = session
+		}
+		return session, err
+	}
+	config.WrapSession = func(cs tls.ConnectionState, session *tls.SessionState) ([]byte, error) {
+		if cs.DidResume && by != nil {
+			session.Extra = append(session.Extra, by.Extra...) // what one session hands down to the next
+		}
+		return l.wrap(cs, session)
+	}
 	t := c.raw.turn
 	if t == nil || !t.ticketed {
 		return config, nil
-	}
-	if t.session != nil {
-		config.UnwrapSession = func(identity []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
-			if session, ok := c.raw.turn.unwrapped(identity); ok {
-				return session, nil
-			}
-			return l.unwrap(identity, cs)
-		}
 	}
 	if own := l.tls.GetCertificate; own != nil {
 		config.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {

@@ -210,3 +210,33 @@ func removeIssuerFile(t *testing.T, h *hubtest.Hub) {
 		t.Fatal(err)
 	}
 }
+
+// A stolen ticket must not become an identity: however often it is resumed, and handed a new one, a chain of resumptions
+// ends a ticket's lifetime after the full handshake that began it.
+func TestResumptionsEndWithTheLifetimeOfTheFirstTicket(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS13, tls.VersionTLS12} {
+		for name, certificates := range map[string]int{"compact": 1, "fallback": 3} {
+			t.Run(tls.VersionName(version)+" "+name, func(t *testing.T) {
+				h := hubtest.Start(t)
+				device := h.Device("pi-1")
+				for _, c := range h.Fleet.Bundle() {
+					device.Certificate.Certificate = append(device.Certificate.Certificate, c.Raw)
+				}
+				device.Certificate.Certificate = device.Certificate.Certificate[:certificates]
+				config := device.ClientConfig()
+				config.MaxVersion, config.ClientSessionCache = version, &kept{}
+				for i, resumed := range []bool{false, true, true, false, true} {
+					c, err := dial(h.MQTTAddr(), config)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if got := c.ConnectionState().DidResume; got != resumed {
+						t.Fatalf("after %d hours: resumed is %v, want %v", 10*i, got, resumed)
+					}
+					c.Close()
+					h.Advance(10 * time.Hour)
+				}
+			})
+		}
+	}
+}

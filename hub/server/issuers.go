@@ -24,6 +24,7 @@ type issuers struct{ h *Hub }
 
 // Issuers implements admin.Issuers.
 func (s issuers) Issuers(ctx context.Context) ([]admin.Issuer, error) {
+	s.h.refreshTrust()
 	devices := make(map[string]int)
 	err := s.h.fleet.Walk(ctx, func(d registry.Device) {
 		for _, c := range d.Certificates {
@@ -78,6 +79,7 @@ func (s issuers) named(name string) ([]*x509.Certificate, error) {
 
 // PlanRemoval implements admin.Issuers: from the live chains, and from the registry.
 func (s issuers) PlanRemoval(ctx context.Context, name string) (admin.IssuerPlan, error) {
+	s.h.refreshTrust() // a station authorized a minute ago is there to be removed, too
 	gone, err := s.named(name)
 	if err != nil {
 		return admin.IssuerPlan{}, err
@@ -122,6 +124,7 @@ func (s issuers) PlanRemoval(ctx context.Context, name string) (admin.IssuerPlan
 // the stricter outcome.
 func (s issuers) Remove(ctx context.Context, name string) (admin.IssuerReceipt, error) {
 	h := s.h
+	h.refreshTrust()
 	h.trusting.Lock()
 	defer h.trusting.Unlock()
 	receipt := admin.IssuerReceipt{RequestedAt: h.now(), MovedTo: []string{}, Disconnected: []string{}}

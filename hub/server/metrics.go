@@ -113,6 +113,7 @@ func (h *Hub) registerMetrics() {
 		"denied":            {"Publishes, wills and subscriptions refused by policy.", func(s broker.Stats) uint64 { return s.Denied }},
 		"withheld":          {"Deliveries that policy no longer allowed.", func(s broker.Stats) uint64 { return s.Withheld }},
 		"dropped":           {"Deliveries lost to a full queue.", func(s broker.Stats) uint64 { return s.Dropped }},
+		"not_retained":      {"Messages delivered and not retained, because their device retains enough.", func(s broker.Stats) uint64 { return s.NotRetained }},
 		"panics":            {"Panics contained while serving connections.", func(s broker.Stats) uint64 { return s.Panics }},
 		"messages_received": {"MQTT PUBLISH packets received.", func(s broker.Stats) uint64 { return s.MessagesReceived }},
 		"messages_sent":     {"MQTT PUBLISH packets sent.", func(s broker.Stats) uint64 { return s.MessagesSent }},

@@ -76,5 +76,9 @@ func parseState(encoded []byte) (session, bool) {
 		return s, false
 	}
 	s.kind.ems, s.secret = ems == 1, secret
+	var leaf cryptobyte.String
+	if certs.ReadUint24LengthPrefixed(&leaf) {
+		s.leaf = leaf
+	}
 	return s, true
 }

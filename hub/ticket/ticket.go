@@ -24,15 +24,19 @@
 package ticket
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/fleethub/fleethub/certs/identity"
 )
 
 // The sizes of a certificate's name: the first octets of the SHA-256 of its DER.
@@ -100,8 +104,9 @@ func (c *Codec) Install(config *tls.Config) {
 // session is what a compact ticket says.
 type session struct {
 	kind    kind
-	created uint64 // Unix seconds
+	created uint64 // Unix seconds: of the full handshake, however often it was resumed since
 	name    []byte // of the certificate
+	leaf    []byte // its DER; only from parseState
 	secret  []byte
 }
 
@@ -153,6 +158,10 @@ const clockSkew = time.Minute
 
 // Wrap is a tls.Config.WrapSession. A session that a compact ticket can't stand for is
 // left to crypto/tls, under keys of the same ring.
+//
+// On a resumed connection the new ticket is as old as the one it came by, if state.Extra
+// has what Unwrap put into the session's: a chain of resumptions ends a ticket's
+// lifetime after the full handshake that began it, and needs the device's key then.
 func (c *Codec) Wrap(cs tls.ConnectionState, state *tls.SessionState) ([]byte, error) {
 	if sealed, ok := c.compact(cs, state); ok {
 		c.Stats.Minted.Add(1)
@@ -163,6 +172,11 @@ func (c *Codec) Wrap(cs tls.ConnectionState, state *tls.SessionState) ([]byte, e
 }
 
 func (c *Codec) compact(cs tls.ConnectionState, state *tls.SessionState) ([]byte, bool) {
+	began, carried := beganAt(state.Extra)
+	if carried {
+		defer func(extra [][]byte) { state.Extra = extra }(state.Extra) // for the fallback
+		state.Extra = nil
+	}
 	encoded, err := state.Bytes()
 	if err != nil || len(cs.PeerCertificates) == 0 || len(cs.PeerCertificates) > 2 {
 		return nil, false
@@ -187,6 +201,9 @@ func (c *Codec) compact(cs tls.ConnectionState, state *tls.SessionState) ([]byte
 	if string(s.state(leaf, issuer)) != string(encoded) {
 		return nil, false
 	}
+	if carried {
+		s.created = began
+	}
 	plain, ok := s.encode()
 	if !ok {
 		return nil, false
@@ -198,15 +215,12 @@ func (c *Codec) compact(cs tls.ConnectionState, state *tls.SessionState) ([]byte
 
 // Unwrap is a tls.Config.UnwrapSession. It returns nil, and so a full handshake
 // follows, for whatever it doesn't take; it never fails a connection.
-func (c *Codec) Unwrap(identity []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
-	if len(identity) > MaxSize {
-		state, err := c.fallback.DecryptTicket(identity, cs)
-		if state == nil {
-			c.Stats.Rejected.Add(1)
-		}
-		return state, err
+func (c *Codec) Unwrap(sealed []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
+	open := c.open
+	if len(sealed) > MaxSize {
+		open = func(sealed []byte) (*tls.SessionState, error) { return c.openFallback(sealed, cs) }
 	}
-	state, err := c.open(identity)
+	state, err := open(sealed)
 	if err != nil {
 		c.Stats.Rejected.Add(1)
 		return nil, nil
@@ -217,8 +231,8 @@ func (c *Codec) Unwrap(identity []byte, cs tls.ConnectionState) (*tls.SessionSta
 
 var errTicket = errors.New("ticket not accepted")
 
-func (c *Codec) open(identity []byte) (*tls.SessionState, error) {
-	plain, err := c.ring.open(identity)
+func (c *Codec) open(sealed []byte) (*tls.SessionState, error) {
+	plain, err := c.ring.open(sealed)
 	if err != nil {
 		return nil, err
 	}
@@ -227,15 +241,76 @@ func (c *Codec) open(identity []byte) (*tls.SessionState, error) {
 	if err != nil {
 		return nil, err
 	}
-	created := time.Unix(int64(s.created), 0)
-	if now.Sub(created) > c.ring.Lifetime() {
-		return nil, errTicket
-	}
 	leaf, issuer, ok := c.certs.Resumable(s.name)
-	if !ok || !created.After(c.ring.dropped(issuer.SubjectKeyId)) {
+	if !ok || !c.inTime(s.created, issuer.SubjectKeyId) {
 		return nil, errTicket
 	}
-	return tls.ParseSessionState(s.state(leaf, issuer))
+	state, err := tls.ParseSessionState(s.state(leaf, issuer))
+	if err != nil {
+		return nil, err
+	}
+	state.Extra = append(state.Extra, extraBegan(s.created))
+	return state, nil
+}
+
+// openFallback opens a ticket of crypto/tls's own making and holds it to what a compact
+// one is held to.
+func (c *Codec) openFallback(sealed []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
+	state, err := c.fallback.DecryptTicket(sealed, cs)
+	if err != nil || state == nil {
+		return nil, errTicket
+	}
+	encoded, err := state.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	s, ok := parseState(encoded)
+	if !ok || len(s.leaf) == 0 {
+		return nil, errTicket
+	}
+	began, carried := beganAt(state.Extra)
+	if !carried {
+		began = s.created
+		state.Extra = append(state.Extra, extraBegan(began))
+	}
+	leaf, err := x509.ParseCertificate(s.leaf)
+	if err != nil {
+		return nil, err
+	}
+	id, err := identity.FromCertificate(leaf)
+	if err != nil || !c.inTime(began, leaf.AuthorityKeyId) {
+		return nil, errTicket
+	}
+	if id.Role == identity.RoleDevice {
+		name := sha256.Sum256(leaf.Raw)
+		if _, _, ok := c.certs.Resumable(name[:LongName]); !ok {
+			return nil, errTicket
+		}
+	}
+	return state, nil
+}
+
+// inTime reports whether a session that began then is still good by its age, and was
+// not dropped with its issuer's.
+func (c *Codec) inTime(began uint64, issuer []byte) bool {
+	at, now := time.Unix(int64(began), 0), c.now()
+	return now.Sub(at) <= c.ring.Lifetime() && at.Sub(now) <= clockSkew && at.After(c.ring.dropped(issuer))
+}
+
+// extraID begins the entry of SessionState.Extra that tells when the full handshake was.
+const extraID = "fleethub began "
+
+func extraBegan(created uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte(extraID), created)
+}
+
+func beganAt(extra [][]byte) (created uint64, ok bool) {
+	for _, e := range extra {
+		if rest, found := bytes.CutPrefix(e, []byte(extraID)); found && len(rest) == 8 {
+			return binary.BigEndian.Uint64(rest), true
+		}
+	}
+	return 0, false
 }
 
 // encode returns the ticket's plain text, or false if a compact ticket can't say it.

@@ -305,6 +305,37 @@ func TestUnknownCertificateFallsBackAndStillResumes(t *testing.T) {
 	})
 }
 
+// crypto/tls's own tickets are held to what ours are: none may outlive its lifetime, its issuer's removal, or its device.
+func TestFallbackTicketIsHeldToTheSameRules(t *testing.T) {
+	for name, spoil := range map[string]func(b *bench, c certtest.Credential) error{
+		"lifetime": func(b *bench, _ certtest.Credential) error {
+			b.clock.advance(ticket.DefaultLifetime + time.Second)
+			return nil
+		},
+		"issuer":    func(b *bench, c certtest.Credential) error { return b.ring.DropIssuer(c.Issuer.SubjectKeyId) },
+		"all":       func(b *bench, _ certtest.Credential) error { return b.ring.Drop() },
+		"withdrawn": func(b *bench, c certtest.Credential) error { b.known.remove(c); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachVersion(t, func(t *testing.T, version uint16) {
+				b := newBench(t)
+				device, sessions := b.fleet.Device("pi-1"), &cache{}
+				b.known.add(device)
+				device.Certificate.Certificate = append(device.Certificate.Certificate, b.fleet.Root.Certificate().Raw) // more than a compact ticket can say
+				b.mustConnect(device, version, sessions, false)
+				b.mustConnect(device, version, sessions, true)
+				if b.codec.Stats.Minted.Load() != 0 {
+					t.Fatal("the ticket was a compact one")
+				}
+				if err := spoil(b, device); err != nil {
+					t.Fatal(err)
+				}
+				b.mustConnect(device, version, sessions, false)
+			})
+		})
+	}
+}
+
 func TestRotationKeepsTicketsForTheirLifetime(t *testing.T) {
 	b := newBench(t)
 	device, sessions := b.fleet.Device("pi-1"), &cache{}

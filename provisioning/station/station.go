@@ -65,7 +65,8 @@ type Station struct {
 type Created struct {
 	Station string `json:"station"`
 	Key     string `json:"key"`
-	Request string `json:"request"` // the CSR for `hub station authorize`
+	Request string `json:"request"`    // the CSR for `hub station authorize`
+	KeyHash string `json:"key_sha256"` // identity.KeyFingerprint, to be compared at the root
 }
 
 // Init makes a station in dir: its key, the request for its authority, and an empty
@@ -83,7 +84,7 @@ func Init(dir, name string) (Created, error) {
 	for _, file := range []string{keyFile, csrFile, ledgerFile} {
 		if _, err := os.Lstat(filepath.Join(dir, file)); err == nil {
 			if finished && ledgerName(dir) == name {
-				return created, nil
+				return created.withKey()
 			}
 			return Created{}, fmt.Errorf("%s holds a station already (%s), which is never overwritten: choose another folder", dir, file)
 		}
@@ -113,7 +114,24 @@ func Init(dir, name string) (Created, error) {
 	if err := stage.Commit(); err != nil {
 		return Created{}, err
 	}
-	return created, pemfile.SyncDir(filepath.Dir(filepath.Clean(dir)))
+	if err := pemfile.SyncDir(filepath.Dir(filepath.Clean(dir))); err != nil {
+		return Created{}, err
+	}
+	return created.withKey()
+}
+
+// withKey adds the fingerprint of the key that the request names.
+func (c Created) withKey() (Created, error) {
+	der, err := pemfile.ReadCSR(c.Request)
+	if err != nil {
+		return Created{}, err
+	}
+	csr, err := issuance.ParseCSR(der)
+	if err != nil {
+		return Created{}, fmt.Errorf("%s: %w", c.Request, err)
+	}
+	c.KeyHash = identity.KeyFingerprint(csr.RawSubjectPublicKeyInfo)
+	return c, nil
 }
 
 func ledgerName(dir string) string {
