@@ -36,7 +36,7 @@ refuses says why as far as it can know, and asks again now and then.
 The TLS session is saved in DIR, so that the first connect after a reboot is a
 resumption too: sealed by the machine's TPM 2.0 if it has one, else as a file
 like the key's. The TLS profiles: constrained is TLS 1.3 with P-256 and nothing
-else, default speaks TLS 1.2 too, pq adds X25519MLKEM768.`,
+else, default offers X25519 and speaks TLS 1.2 too, pq adds X25519MLKEM768, if the hub has mqtt.tls_profile: pq.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := link.CheckAddress(config.Hub); err != nil {

@@ -71,7 +71,7 @@ isn't in at the end and 5 if no hub answers.`,
 	flags.StringVar(&hub, "hub", "", "the hub's MQTT listener, `HOST:PORT`")
 	flags.IntVar(&plan.Devices, "devices", 0, "how many virtual devices")
 	flags.IntVar(&plan.Tickets, "tickets", 0, "how many of them connect once before, and have a session ticket")
-	flags.Var(&plan.ConnectRate, "connect-rate", "at which these do")
+	flags.Var(&plan.ConnectRate, "connect-rate", "`rate` at which the --tickets devices connect beforehand")
 	flags.DurationVar(&plan.Limit, "limit", 5*time.Minute, "longest `time` for the storm")
 	flags.StringVar(&profile, "tls-profile", string(mtls.ProfileConstrained), "constrained (as device-agent's), default or pq")
 	for _, name := range []string{"creds", "hub", "devices"} {

@@ -21,12 +21,21 @@ var budgets = []struct {
 	version uint16
 	profile mtls.Profile
 	resumed bool
+	cache   tls.ClientSessionCache // nil: none, and so no ticket is sent
 	most    int
 }{
-	{"resumed TLS 1.3", tls.VersionTLS13, mtls.ProfileConstrained, true, 850},
-	{"resumed TLS 1.2", tls.VersionTLS12, mtls.ProfileDefault, true, 720},
-	{"full TLS 1.3", tls.VersionTLS13, mtls.ProfileConstrained, false, 1900},
+	{"resumed TLS 1.3", tls.VersionTLS13, mtls.ProfileDefault, true, &kept{}, 850},
+	{"resumed TLS 1.3, P-256", tls.VersionTLS13, mtls.ProfileConstrained, true, &kept{}, 850},
+	{"resumed TLS 1.2", tls.VersionTLS12, mtls.ProfileDefault, true, &kept{}, 720},
+	{"full TLS 1.3", tls.VersionTLS13, mtls.ProfileDefault, false, forgetful{}, 1900},
+	{"full TLS 1.3, P-256, no ticket", tls.VersionTLS13, mtls.ProfileConstrained, false, nil, 1900},
 }
+
+// forgetful asks for tickets and keeps none.
+type forgetful struct{}
+
+func (forgetful) Get(string) (*tls.ClientSessionState, bool) { return nil, false }
+func (forgetful) Put(string, *tls.ClientSessionState)        {}
 
 // budgetRuns is how many connects are counted: ECDSA signatures differ by an octet or
 // two, each.
@@ -36,12 +45,11 @@ func TestConnectStaysInItsByteBudget(t *testing.T) {
 	h := hubtest.Start(t)
 	device := h.Device("pi-1")
 	device.Certificate.Certificate = device.Certificate.Certificate[:1]
-	t.Logf("%-16s %6s %6s %6s %6s", "connect", "up", "down", "both", "most")
+	t.Logf("%-30s %6s %6s %6s %6s", "connect", "up", "down", "both", "most")
 	for _, b := range budgets {
 		config := mtls.ClientConfig(mtls.ClientOptions{Certificate: device.Certificate, Roots: device.Roots, ServerName: "127.0.0.1", Profile: b.profile})
-		config.MaxVersion = b.version
+		config.MaxVersion, config.ClientSessionCache = b.version, b.cache
 		if b.resumed {
-			config.ClientSessionCache = &kept{}
 			countConnect(t, h, device, config) // for its ticket
 		}
 		var worst counted
@@ -54,7 +62,7 @@ func TestConnectStaysInItsByteBudget(t *testing.T) {
 				worst = n
 			}
 		}
-		t.Logf("%-16s %6d %6d %6d %6d", b.name, worst.up, worst.down, worst.up+worst.down, b.most)
+		t.Logf("%-30s %6d %6d %6d %6d", b.name, worst.up, worst.down, worst.up+worst.down, b.most)
 		if both := worst.up + worst.down; both > b.most {
 			t.Errorf("%s: a connect took %d octets up and %d down, %d together; the budget is %d", b.name, worst.up, worst.down, both, b.most)
 		}
