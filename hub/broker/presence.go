@@ -1,7 +1,8 @@
 package broker
 
 import (
-	"encoding/json"
+	"strconv"
+	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -17,12 +18,19 @@ func (b *Broker) announce(c *client, online bool, reason string) {
 		return
 	}
 	status := protocol.PresenceStatus{Online: online, Reason: reason, Since: b.config.Now().UTC(), Address: c.remote.String()}
-	payload, err := json.Marshal(status)
-	if err != nil {
-		b.log.Error("presence could not be published", "id", c.peer.Identity.ID, "error", err)
-		return
+	b.retain(protocol.Presence(c.peer.Identity.ID), appendPresence(nil, status), 1)
+}
+
+// appendPresence writes a status as encoding/json does, without its cost in each connect.
+// Reasons and addresses have nothing that JSON escapes.
+func appendPresence(b []byte, s protocol.PresenceStatus) []byte {
+	b = strconv.AppendBool(append(b, `{"online":`...), s.Online)
+	b = append(append(b, `,"reason":"`...), s.Reason...)
+	b = s.Since.AppendFormat(append(b, `","since":"`...), time.RFC3339Nano)
+	if s.Address != "" {
+		b = append(append(b, `","address":"`...), s.Address...)
 	}
-	b.retain(protocol.Presence(c.peer.Identity.ID), payload, 1)
+	return append(b, `"}`...)
 }
 
 // leafIsEnough is a protocol.TLSNotice that says ChainLeaf.

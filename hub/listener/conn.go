@@ -51,6 +51,7 @@ type Conn struct {
 	closing  bool        // no more reads and writes
 	failure  error       // of the write that failed
 	gone     bool        // the peer has closed its side: nobody waits for a goodbye
+	greeted  bool        // the first write was made
 	patience *time.Timer // cuts a connection that is closing; nil before Close
 }
 
@@ -121,6 +122,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// greeting bounds a first write that is sent on the spot.
+const greeting = 1 << 10
+
 // Write takes p for sending and returns at once. An error means that the
 // connection is closed or about to be.
 func (c *Conn) Write(p []byte) (int, error) {
@@ -144,6 +148,16 @@ func (c *Conn) Write(p []byte) (int, error) {
 		return 0, ErrSlowPeer
 	}
 	*c.pending = append(*c.pending, p...)
+	if !c.greeted && !c.flushing && len(p) <= greeting {
+		// The handler's answer to its peer's first packet. The socket's buffer holds
+		// nothing but a handshake by now, so so little can't block, and a goroutine
+		// less is woken in each connect.
+		c.greeted, c.flushing = true, true
+		c.mu.Unlock()
+		c.flush()
+		c.mu.Lock()
+		return len(p), c.failure
+	}
 	c.startFlush()
 	return len(p), nil
 }
