@@ -68,6 +68,9 @@ func makeDir(dir string) error {
 func Finish(dir string) (bool, error) {
 	if _, err := os.Stat(filepath.Join(dir, stageName, completeName)); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
+			// An empty folder is what a Commit killed at its very end leaves; one with
+			// files in it, which Remove spares, is a run's that may be under way.
+			os.Remove(filepath.Join(dir, stageName))
 			return false, nil
 		}
 		return false, err

@@ -215,3 +215,16 @@ func TestLeftoverOfARunThatWasNotCompleteIsRemoved(t *testing.T) {
 	}
 	wantAllOf(t, dir, "second")
 }
+
+func TestFinishSweepsUpAfterACommitKilledAtItsVeryEnd(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, ".partial"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if finished, err := pemfile.Finish(dir); finished || err != nil {
+		t.Errorf("Finish = %v, %v", finished, err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("left over: %v, %v", entries, err)
+	}
+}
