@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"time"
 
 	"github.com/fleethub/fleethub/certs/command"
 	"github.com/fleethub/fleethub/certs/mtls"
-	"github.com/fleethub/fleethub/device-agent/link"
 	"github.com/fleethub/fleethub/firmware-sim/measure"
 	"github.com/fleethub/fleethub/firmware-sim/scenario"
 	"github.com/fleethub/fleethub/firmware-sim/swarm"
@@ -32,22 +30,12 @@ handshakes, messages, latency and errors. The exit code is 1 if anything failed
 and 5 if no hub answers.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := link.CheckAddress(hub); err != nil {
-				return command.Errorf(command.Usage, "--hub: %w", err)
-			}
 			if err := plan.Validate(); err != nil {
 				return command.WithCode(command.Usage, err)
 			}
-			policy, err := mtls.ParseProfile(profile)
+			loaded, policy, err := prepare(hub, profile, creds, plan.Devices)
 			if err != nil {
-				return command.Errorf(command.Usage, "--tls-profile: %w", err)
-			}
-			loaded, err := swarm.Load(creds, plan.Devices)
-			if errors.Is(err, fs.ErrNotExist) {
-				return command.WithCode(command.NotFound, err)
-			}
-			if err != nil {
-				return command.WithCode(command.BadConfig, err)
+				return err
 			}
 			var recorder measure.Recorder
 			summary, err := run(c, swarm.Config{Hub: hub, Scenario: plan, Credentials: loaded, Recorder: &recorder, Profile: policy})

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/fleethub/fleethub/certs/command"
 	"github.com/fleethub/fleethub/certs/mtls"
-	"github.com/fleethub/fleethub/device-agent/link"
 	"github.com/fleethub/fleethub/firmware-sim/measure"
 	"github.com/fleethub/fleethub/firmware-sim/scenario"
 	"github.com/fleethub/fleethub/firmware-sim/swarm"
@@ -36,22 +34,12 @@ many attempts a device needed and how long it took. The exit code is 1 if anyone
 isn't in at the end and 5 if no hub answers.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := link.CheckAddress(hub); err != nil {
-				return command.Errorf(command.Usage, "--hub: %w", err)
-			}
 			if err := plan.Validate(); err != nil {
 				return command.WithCode(command.Usage, err)
 			}
-			policy, err := mtls.ParseProfile(profile)
+			loaded, policy, err := prepare(hub, profile, creds, plan.Devices)
 			if err != nil {
-				return command.Errorf(command.Usage, "--tls-profile: %w", err)
-			}
-			loaded, err := swarm.Load(creds, plan.Devices)
-			if errors.Is(err, fs.ErrNotExist) {
-				return command.WithCode(command.NotFound, err)
-			}
-			if err != nil {
-				return command.WithCode(command.BadConfig, err)
+				return err
 			}
 			summary, err := runStorm(c, swarm.StormConfig{Hub: hub, Scenario: plan, Credentials: loaded, Profile: policy, Recorder: new(measure.Recorder)})
 			if errors.Is(err, swarm.ErrUnreachable) {

@@ -18,6 +18,7 @@ import (
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/issuance"
 	"github.com/fleethub/fleethub/certs/pemfile"
+	"github.com/fleethub/fleethub/hub/server"
 )
 
 // credentialFiles says where a credential goes; bundle may be empty.
@@ -146,7 +147,7 @@ func runIssue(w io.Writer, output *command.Output, name string, role identity.Ro
 		return command.WithCode(command.Usage, err)
 	}
 	id.OU = o.ou
-	ca, err := loadIssuer(filepath.Join(o.dir, "ca"), "operational")
+	ca, err := server.LoadIssuer(filepath.Join(o.dir, "ca"), "operational")
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fleethub/fleethub/certs/command"
-	"github.com/fleethub/fleethub/certs/issuance"
 	"github.com/fleethub/fleethub/certs/pemfile"
 	"github.com/fleethub/fleethub/hub/server"
 )
@@ -40,23 +38,6 @@ func requireHub(dir string) error {
 		return command.Errorf(command.NotFound, "%s is not a hub's folder (no %s in it): run `hub init --dir %s` first", dir, server.ConfigFile, dir)
 	}
 	return nil
-}
-
-// loadIssuer reads a CA's certificate and key.
-func loadIssuer(folder, name string) (*issuance.Issuer, error) {
-	key, err := pemfile.ReadKey(filepath.Join(folder, name+".key"))
-	if err != nil {
-		return nil, err
-	}
-	certs, err := pemfile.ReadCertificates(filepath.Join(folder, name+".crt"))
-	if err != nil {
-		return nil, err
-	}
-	issuer, err := issuance.NewIssuer(certs[0], key, nil)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", folder, err)
-	}
-	return issuer, nil
 }
 
 // loadConfig reads the hub's configuration; what is wrong with it exits 78.

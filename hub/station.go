@@ -17,6 +17,7 @@ import (
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/issuance"
 	"github.com/fleethub/fleethub/certs/pemfile"
+	"github.com/fleethub/fleethub/hub/server"
 )
 
 type authorizeOptions struct {
@@ -66,7 +67,7 @@ func runAuthorize(w io.Writer, output *command.Output, o authorizeOptions) error
 	if o.root == "" {
 		o.root = filepath.Join(o.dir, "root")
 	}
-	root, err := loadIssuer(o.root, "root")
+	root, err := server.LoadIssuer(o.root, "root")
 	if errors.Is(err, fs.ErrNotExist) {
 		return command.Errorf(command.NotFound, "the root key is not in %s: bring its folder and name it with --root", o.root)
 	}

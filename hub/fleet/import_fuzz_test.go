@@ -53,7 +53,7 @@ func FuzzSignedEntry(f *testing.F) {
 			{Certificate: der, Model: model, Labels: map[string]string{label: value}, Supersedes: supersedes},
 		}}, []*x509.Certificate{pki.Factory.Certificate()}, pki.FactoryKey)
 		if err != nil {
-			t.Skip() // not JSON
+			return // no manifest can say this, so there is nothing to import
 		}
 		_, err = imported.Import(t.Context(), data, ann)
 		if err == nil && !bytes.Equal(der, device.Leaf.Raw) {

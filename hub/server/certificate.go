@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -53,7 +52,7 @@ func (h *Hub) renewCertificate(now time.Time) error {
 	if left := leaf.NotAfter.Sub(now); left > leaf.NotAfter.Sub(leaf.NotBefore)/3 {
 		return nil
 	}
-	ca, err := h.loadOperational()
+	ca, err := LoadIssuer(filepath.Join(h.config.Dir, "ca"), "operational")
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("it expires on %s and the issuing key is not in %s: replace tls/server.crt by hand, then send SIGHUP",
 			leaf.NotAfter.Format(time.RFC3339), filepath.Join(h.config.Dir, "ca"))
@@ -83,20 +82,22 @@ func (h *Hub) renewCertificate(now time.Time) error {
 	return nil
 }
 
-func (h *Hub) loadOperational() (*issuance.Issuer, error) {
-	folder := filepath.Join(h.config.Dir, "ca")
-	if _, err := os.Stat(filepath.Join(folder, "operational.key")); err != nil {
-		return nil, err
-	}
-	key, err := pemfile.ReadKey(filepath.Join(folder, "operational.key"))
+// LoadIssuer reads a CA's certificate and key, <folder>/<name>.crt and .key. A missing
+// key matches fs.ErrNotExist: it may have been moved to a safe.
+func LoadIssuer(folder, name string) (*issuance.Issuer, error) {
+	key, err := pemfile.ReadKey(filepath.Join(folder, name+".key"))
 	if err != nil {
 		return nil, err
 	}
-	certs, err := pemfile.ReadCertificates(filepath.Join(folder, "operational.crt"))
+	certs, err := pemfile.ReadCertificates(filepath.Join(folder, name+".crt"))
 	if err != nil {
 		return nil, err
 	}
-	return issuance.NewIssuer(certs[0], key, nil)
+	issuer, err := issuance.NewIssuer(certs[0], key, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", folder, err)
+	}
+	return issuer, nil
 }
 
 func (h *Hub) serverFile(suffix string) string {
