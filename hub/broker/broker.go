@@ -1,18 +1,27 @@
-// Package broker is the MQTT side of the hub. For now it runs on mochi-mqtt's
-// Server behind exactly one Hook; hub/DESIGN.md lists mochi's defects and where
-// each is contained, and issue 4 replaces it by a session core of our own.
+// Package broker is the MQTT side of the hub: the session core. hub/DESIGN.md says
+// why it is our own and what it promises; hub/wire/CONFORMANCE.md holds it against
+// the specifications.
 //
 // A connection arrives from package listener with its peer known. Serve tracks
-// it among the live sessions, asks admission once more, and gives it to mochi,
-// whose sessions are keyed by role and client identifier together, so that they
+// it among the live sessions, asks admission once more, and reads packets until it
+// ends. Sessions are keyed by role and client identifier together, so that they
 // belong to identities. Every publish, will, subscription and delivery passes
-// package policy.
+// package policy. What is acknowledged is in the journal first: see package ingest.
 //
-//   - broker.go: the Broker, and a connection's way through it
-//   - client.go: one connection, as mochi sees it and as package session does
-//   - hook.go, connect.go, publish.go, subscribe.go, deliver.go: the Hook
-//   - seat.go: one live connection per client identifier, whatever races
-//   - presence.go, watch.go: presence/<id>, and what operators see
+// There is one goroutine to a connection, its reader. Writes go to the buffer of the
+// listener's Conn and never block; what waits for the disk is finished by the
+// journal's goroutine (publication, and the small waiters in ack.go).
+//
+// Locks, in the order in which they are taken: Broker.gate (held while a message is
+// entered, exclusively while a checkpoint looks at sessions), one Session's mu, then
+// those of the index, the deadlines and the connection. Nobody holds two sessions.
+//
+//   - broker.go, stats.go, peers.go, watch.go: the Broker, and what operators see
+//   - client.go: a connection; connect.go: its beginning, takeover; end.go: its end
+//   - session.go, outbox.go: what outlives it
+//   - publish.go: messages in; deliver.go, retained.go: messages out; ack.go: both
+//   - subscribe.go, will.go, expiry.go, presence.go, retention.go, sys.go: as named
+//   - recover.go, checkpoint.go: the journal's ends
 package broker
 
 import (
@@ -20,40 +29,43 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
+	"math/rand/v2"
 	"net"
-	"os"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
-
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/hub/admission"
-	"github.com/fleethub/fleethub/hub/listener"
+	"github.com/fleethub/fleethub/hub/ingest"
+	"github.com/fleethub/fleethub/hub/journal"
 	"github.com/fleethub/fleethub/hub/protocol"
 	"github.com/fleethub/fleethub/hub/session"
+	"github.com/fleethub/fleethub/hub/topic"
 )
 
 // Reasons of refusals that arise here, besides those of package admission.
 const (
-	ReasonConnectTimeout   mtls.Reason = "connect-timeout"    // no CONNECT in time
-	ReasonNoConnect        mtls.Reason = "no-connect"         // went away without one
-	ReasonFirstPacket      mtls.Reason = "first-packet"       // something else came first [MQTT-3.1.0-1]
-	ReasonMalformedConnect mtls.Reason = "malformed-connect"  // or larger than the limit
-	ReasonVersion          mtls.Reason = "protocol-version"   // neither 3.1.1 nor 5.0
-	ReasonAuthMethod       mtls.Reason = "auth-method"        // enhanced authentication is not offered
-	ReasonTakeover         mtls.Reason = "takeover-timed-out" // the connection before it didn't end
+	ReasonConnectTimeout   mtls.Reason = "connect-timeout"   // no CONNECT in time
+	ReasonNoConnect        mtls.Reason = "no-connect"        // went away without one
+	ReasonFirstPacket      mtls.Reason = "first-packet"      // something else came first [MQTT-3.1.0-1]
+	ReasonMalformedConnect mtls.Reason = "malformed-connect" // or larger than the limit
+	ReasonVersion          mtls.Reason = "protocol-version"  // neither 3.1.1 nor 5.0
+	ReasonAuthMethod       mtls.Reason = "auth-method"       // enhanced authentication is not offered
+	ReasonUnavailable      mtls.Reason = "store-unavailable" // the session can't be stored
 	ReasonPanic            mtls.Reason = "panic"
 )
 
-// Config is what a Broker needs. Devices is required.
+// Config is what a Broker needs. Devices and Journal are required.
 type Config struct {
 	// Devices answers from memory whether a device may connect. fleet.Fleet does.
 	Devices admission.Devices
+	// Journal is where what must not be lost is kept; State is what its replay left.
+	// The Broker takes State over.
+	Journal ingest.Journal
+	State   *ingest.State
+
 	// Seen is told of every device whose CONNECT was accepted, and again when its
 	// connection has ended. It must not block.
 	// Nil: nobody is told.
@@ -64,6 +76,11 @@ type Config struct {
 	MaxPacketSize int           // bytes of the largest packet accepted; 0: 256 KiB
 	SessionExpiry time.Duration // how long a session outlives its connection at most; 0: 7 days
 	WatchQueue    int           // messages that a watcher may lag behind; 0: 1,024
+	Quotas        Quotas        // of one session, and of all
+	// CheckpointAfter is how many octets of journal are written before the broker
+	// writes its state anew, so that a restart reads no more than that and the state;
+	// 0: 64 MiB. It is more if the state is.
+	CheckpointAfter int64
 
 	// OnRefused is told of every connection that was turned away after its
 	// handshake; see listener.Observer. Nil: nobody is told.
@@ -73,16 +90,10 @@ type Config struct {
 	Log *slog.Logger     // nil: nothing is logged
 }
 
-// Limits that are not configurable yet.
 const (
-	maxSubscriptions   = 256     // of one session
-	maxInflight        = 1024    // messages queued for or unacknowledged by one session
-	receiveMaximum     = 1024    // QoS 2 messages that a client may leave unreleased
 	serviceWriteBuffer = 8 << 20 // services take the whole fleet's messages
 	deviceWriteBuffer  = 512 << 10
-	writesPending      = 64 // wills on their way to one connection; everything else goes there directly
-	takeoverTimeout    = 5 * time.Second
-	sweepInterval      = time.Second
+	sweepInterval      = 100 * time.Millisecond
 )
 
 // Broker serves MQTT connections. It is safe for concurrent use.
@@ -90,24 +101,40 @@ type Broker struct {
 	config    Config
 	log       *slog.Logger
 	admission *admission.Admission
-	sessions  *session.Table
-	mqtt      *mqtt.Server
-	seats     seats
+	live      *session.Table
+	ingest    *ingest.Log
 	counters  counters
+
+	gate     sync.RWMutex // see the package comment
+	index    topic.Index[*Session, subscription]
+	sessions sessions
+	retained topic.Retained[*message]
+	// retainedMu is held by who changes retained.
+	retainedMu sync.Mutex
+	// retaining is held while a message to be retained is numbered and entered, so
+	// that the journal has a topic's in the order of their numbers.
+	retaining sync.Mutex
 	retention retention
-	sequence  atomic.Int64 // of accepted messages; see publish.go
-	watchID   atomic.Int64
+	deadlines deadlines
+	watchers  watchers
+	system    system
+	lastID    atomic.Uint64 // of messages
+	queued    atomic.Int64  // octets of messages in all queues
+
+	checkpointed uint64 // ingest.Appended at the last checkpoint; the keeper's own
+	written      uint64 // octets that the last checkpoint wrote; likewise
 
 	mu      sync.Mutex // guards closed and, while it is false, serving's growth
 	closed  bool
-	serving sync.WaitGroup // connections, watchers and the sweeper
-	stop    chan struct{}  // closed by Close
+	serving sync.WaitGroup // connections, watchers, the sweeper and the keeper
+	context context.Context
+	stop    context.CancelFunc // called by Close
 }
 
-// New returns a Broker that is ready to Serve.
+// New returns a Broker that is ready to Serve: every session of the State is back.
 func New(config Config) (*Broker, error) {
-	if config.Devices == nil {
-		return nil, errors.New("start broker: Config.Devices is required")
+	if config.Devices == nil || config.Journal == nil {
+		return nil, errors.New("start broker: Config.Devices and Config.Journal are required")
 	}
 	if config.MaxPacketSize <= 0 {
 		config.MaxPacketSize = 256 << 10
@@ -118,6 +145,9 @@ func New(config Config) (*Broker, error) {
 	if config.WatchQueue <= 0 {
 		config.WatchQueue = 1024
 	}
+	if config.CheckpointAfter <= 0 {
+		config.CheckpointAfter = 64 << 20
+	}
 	if config.Now == nil {
 		config.Now = time.Now
 	}
@@ -127,97 +157,24 @@ func New(config Config) (*Broker, error) {
 	if config.Sessions == nil {
 		config.Sessions = new(session.Table)
 	}
+	config.Quotas.setDefaults()
 	b := &Broker{
 		config:    config,
 		log:       config.Log,
 		admission: admission.New(config.Devices),
-		sessions:  config.Sessions,
-		stop:      make(chan struct{}),
+		live:      config.Sessions,
+		ingest:    ingest.New(config.Journal, 0),
 	}
-	b.mqtt = mqtt.New(options(config))
-	if err := b.mqtt.AddHook(&hook{b: b}, nil); err != nil {
-		return nil, fmt.Errorf("start broker: %w", err)
-	}
-	if err := b.mqtt.Serve(); err != nil {
-		return nil, fmt.Errorf("start broker: %w", err)
+	b.context, b.stop = context.WithCancel(context.Background())
+	if config.State != nil {
+		if err := b.restore(config.State); err != nil {
+			return nil, fmt.Errorf("restore sessions: %w", err)
+		}
+		b.config.State = nil
 	}
 	b.serving.Go(b.sweep)
+	b.serving.Go(b.keep)
 	return b, nil
-}
-
-// options tunes mochi, and switches off what it does wrongly.
-func options(config Config) *mqtt.Options {
-	c := mqtt.NewDefaultServerCapabilities()
-	c.MaximumPacketSize = uint32(min(config.MaxPacketSize, math.MaxUint32))
-	c.MaximumClientWritesPending = writesPending
-	c.MaximumInflight = maxInflight
-	c.ReceiveMaximum = receiveMaximum
-	c.TopicAliasMaximum = 0                         // it authorises before it resolves them
-	c.MaximumMessageExpiryInterval = 0              // else retained documents vanish after a day
-	c.MaximumSessionExpiryInterval = math.MaxUint32 // seat.go expires sessions, whole ones
-	c.MinimumProtocolVersion = 4
-	c.Compatibilities.NoInheritedPropertiesOnAck = true // else acks echo a message's user properties
-	return &mqtt.Options{
-		Capabilities: c,
-		// A connection's own buffer gathers writes (listener.Conn). mochi's
-		// forgets what it has gathered when the last write of a burst fails.
-		ClientNetWriteBufferSize: 1,
-		ClientNetReadBufferSize:  2048,
-		Logger:                   slog.New(quiet{config.Log.Handler()}),
-		// $SYS costs a stop of the world each time, and nobody may read it.
-		SysTopicResendInterval: 1 << 30,
-		InlineClient:           true,
-	}
-}
-
-// Serve runs one connection until it ends. It is a listener.Config.Handle.
-func (b *Broker) Serve(conn *listener.Conn) {
-	if !b.enter() {
-		return
-	}
-	defer b.serving.Done()
-	c := newClient(b, conn)
-
-	// First track, then look: see package session.
-	b.sessions.Track(c.peer.Identity, c)
-	defer b.sessions.Untrack(c.peer.Identity, c)
-	if err := b.admission.Check(c.peer); err != nil {
-		b.refused(c, err)
-		return
-	}
-	if err := c.readFirstHeader(conn, b.config.MaxPacketSize); err != nil {
-		b.refused(c, err)
-		return
-	}
-	b.run(c)
-}
-
-// run gives the connection to mochi and cleans up behind both of them.
-func (b *Broker) run(c *client) {
-	defer b.leave(c)
-	defer func() {
-		// A packet that makes mochi's decoder panic ends its connection only. It
-		// holds no lock of mochi's at that point.
-		if r := recover(); r != nil {
-			b.counters.panics.Add(1)
-			b.log.Error("panic while serving a connection", "id", c.peer.Identity.ID, "remote", c.remote, "panic", r, "stack", string(debug.Stack()))
-			if !c.online {
-				b.refused(c, &admission.Refusal{Reason: ReasonPanic, Identity: c.peer.Identity, Detail: "a packet before the CONNACK could not be decoded"})
-			}
-		}
-	}()
-	err := b.mqtt.EstablishConnection("mqtt", c)
-	if err == nil || c.seat != nil || c.refused {
-		return
-	}
-	refusal := &admission.Refusal{Reason: ReasonMalformedConnect, Identity: c.peer.Identity, Detail: err.Error()}
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		refusal.Reason = ReasonConnectTimeout
-	case errors.Is(err, net.ErrClosed), isHangup(err):
-		refusal.Reason = ReasonNoConnect
-	}
-	b.refused(c, refusal)
 }
 
 // enter counts a connection or watcher in, unless the broker is closed.
@@ -242,12 +199,18 @@ func (b *Broker) refused(c *client, err error) {
 		reason, detail = r.Reason, r.Detail
 	}
 	id := c.peer.Identity.ID
-	if conn := c.conn.Load(); conn != nil { // by way of the listener, which bounds how much is logged
-		conn.LogRefusal(string(reason), id, detail)
-	}
+	c.conn.LogRefusal(string(reason), id, detail) // by way of the listener, which bounds how much is logged
 	if b.config.OnRefused != nil {
 		b.config.OnRefused(string(reason), c.remote, id)
 	}
+}
+
+// Closed is what became of one identity's connections.
+type Closed struct {
+	ID         string
+	Sessions   int       // connections closed
+	At         time.Time // when the last of them was closed; zero if there was none
+	LastPacket time.Time // when the last packet of any of them was taken; zero if unknown
 }
 
 // Disconnect cuts every connection of a device, within a second, and returns
@@ -256,27 +219,55 @@ func (b *Broker) refused(c *client, err error) {
 // its will published. It satisfies fleet.Sessions; reason is one of the Reason
 // constants of package protocol. The caller has marked the device first.
 func (b *Broker) Disconnect(ctx context.Context, id, reason string) (closed int, last time.Time) {
-	closed, last = b.sessions.Disconnect(ctx, identity.RoleDevice, id, reason)
-	key := sessionKey(identity.RoleDevice, id)
-	if reason == protocol.ReasonRevoked {
-		b.purge(ctx, key)
-		b.forgetRetained(id)
-	} else {
-		b.withSeat(ctx, key, b.cancelWill)
+	result := b.DisconnectMany(ctx, []string{id}, reason)
+	return result[0].Sessions, result[0].At
+}
+
+// DisconnectMany is Disconnect for many devices at once: all are told before the
+// first is waited for.
+func (b *Broker) DisconnectMany(ctx context.Context, ids []string, reason string) []Closed {
+	result := make([]Closed, len(ids))
+	conns := make([][]session.Live, len(ids))
+	for i, id := range ids {
+		result[i].ID = id
+		conns[i] = b.live.Live(identity.RoleDevice, id)
+		for _, l := range conns[i] {
+			l.Conn.Disconnect(reason)
+		}
 	}
-	return closed, last
+	for i, id := range ids {
+		for _, l := range conns[i] {
+			select {
+			case <-l.Conn.Done():
+				result[i].Sessions++
+				result[i].At = b.config.Now()
+			case <-ctx.Done():
+			}
+			if c, ok := l.Conn.(*client); ok {
+				if at := c.lastPacket(); at.After(result[i].LastPacket) {
+					result[i].LastPacket = at
+				}
+			}
+		}
+		key := sessionKey(identity.RoleDevice, id)
+		if reason == protocol.ReasonRevoked {
+			b.purge(key)
+			b.forgetRetained(id)
+		} else {
+			b.cancelWill(key)
+		}
+	}
+	return result
 }
 
 // Purge removes a device's stored session: subscriptions, queued and inflight
 // messages, a will that still waits for its delay. A connection that is there
 // is cut.
-func (b *Broker) Purge(ctx context.Context, id string) {
-	b.purge(ctx, sessionKey(identity.RoleDevice, id))
-}
+func (b *Broker) Purge(_ context.Context, id string) { b.purge(sessionKey(identity.RoleDevice, id)) }
 
 // Live returns the newest live connection of a device.
 func (b *Broker) Live(id string) (Connection, bool) {
-	for _, l := range b.sessions.Live(identity.RoleDevice, id) {
+	for _, l := range b.live.Live(identity.RoleDevice, id) {
 		c, ok := l.Conn.(*client)
 		if ok {
 			return c.connection(l.Since), true
@@ -286,7 +277,8 @@ func (b *Broker) Live(id string) (Connection, bool) {
 }
 
 // Close tells every client that the hub stops, closes their connections, ends
-// watchers, and returns when all of it is done. Wills are not published.
+// watchers, and returns when all of it is done. Wills are not published. The journal
+// may be closed afterwards, not before.
 func (b *Broker) Close() error {
 	b.mu.Lock()
 	if b.closed {
@@ -294,12 +286,27 @@ func (b *Broker) Close() error {
 		return nil
 	}
 	b.closed = true
-	close(b.stop)
 	b.mu.Unlock()
-	b.sessions.DisconnectAll(context.Background(), protocol.ReasonShutdown)
+	b.stop()
+	b.live.DisconnectAll(context.Background(), protocol.ReasonShutdown)
 	b.serving.Wait()
-	if err := b.mqtt.Close(); err != nil {
-		return fmt.Errorf("stop broker: %w", err)
-	}
 	return nil
 }
+
+// await enters a record and waits until it is on disk.
+func (b *Broker) await(enter func(journal.Waiter) error) error {
+	w := make(written, 1)
+	if err := enter(w); err != nil {
+		return err
+	}
+	return <-w
+}
+
+// written is a waiter that a goroutine waits for.
+type written chan error
+
+// Committed implements journal.Waiter.
+func (w written) Committed(err error) { w <- err }
+
+// pick returns a number below n, to begin with.
+func pick(n int) int { return rand.IntN(n) }

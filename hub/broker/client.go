@@ -1,19 +1,16 @@
 package broker
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	mqtt "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
@@ -22,184 +19,223 @@ import (
 	"github.com/fleethub/fleethub/hub/policy"
 	"github.com/fleethub/fleethub/hub/protocol"
 	"github.com/fleethub/fleethub/hub/session"
+	"github.com/fleethub/fleethub/hub/wire"
 )
 
-// client is one connection. To mochi it is a net.Conn, which the hook finds
-// again in mqtt.Client.Net.Conn; to package session it is a live connection. It
-// outlives its connection as part of an offline session, so it lets go of the
-// connection when it ends.
+// client is one connection. To package session it is a live connection.
 type client struct {
 	b       *Broker
 	peer    mtls.Peer
 	subject policy.Subject
 	remote  net.Addr
-	done    <-chan struct{} // of the connection
-	conn    atomic.Pointer[listener.Conn]
-	greeted atomic.Bool   // CONNACK is sent, so DISCONNECT may be
-	ready   chan struct{} // closed once deliveries may reach the client; see deliver.go
-	opened  sync.Once     // of ready
-	window  window
+	conn    *listener.Conn
+	packet  atomic.Int64 // Unix nanoseconds of the last packet taken; 0: none yet
 
-	// Touched by the connection's reader goroutine only.
-	head      []byte        // read before mochi, to be read again
-	clientID  string        // as the client wrote it
-	version   byte          // 4 or 5, once the CONNECT is decoded
-	keepAlive time.Duration // one and a half times the client's; 0: none
-	expiry    time.Duration // how long the session outlives the connection
-	capped    bool          // expiry is shorter than the client asked
-	seat      *seat         // from CONNECT to the end
-	mochi     *mqtt.Client  // from CONNECT on
-	backlog   []packets.Packet
-	refused   bool // and logged
-	online    bool // CONNACK sent and announced
-	left      bool // mochi has reported the end
-	expire    bool // the session ended with the connection
-	verdict   verdict
-	packetID  uint16                 // of the SUBSCRIBE or UNSUBSCRIBE being answered
-	subCodes  []byte                 // why its filters were refused; 0: not refused
-	wanted    []packets.Subscription // accepted, SUBACK not yet sent
-	replays   []replay               // retained messages still to be sent
-	denied    int                    // publishes and subscriptions refused by policy
+	// Set by the reader before the session knows the connection, never changed.
+	clientID   string
+	version    byte
+	limit      uint32        // bytes of the largest packet that the client takes; 0: any
+	window     int           // QoS 1 and 2 messages that may be out at a time
+	keepAlive  time.Duration // one and a half times the client's; 0: none
+	noReasons  bool          // the client asked not to be told reasons [MQTT-3.1.2-29]
+	session    *Session
+	before     *client // whose place it took, if any
+	aliasLimit uint16  // topic aliases that the client takes
 
-	queue     sync.Mutex // guards successor, and entering messages into the session
-	successor *client    // the connection that has inherited the session
+	// Touched by the reader alone.
+	armed   time.Time // when the read deadline was set
+	refused bool      // and logged
+	broken  bool      // the peer broke the protocol
+	aliases []string  // topics by the client's aliases, from 1 on
+	rate    bucket
+	denied  atomic.Uint32 // publishes and subscriptions refused by policy
+
+	flow *flow // of the client's QoS 1 and 2 messages; nil: it sent none
+
+	// ready is whether the CONNACK is out, so that messages may follow. Set under the
+	// session's mu; QoS 0 messages look without.
+	ready atomic.Bool
+
+	online, over bool // its presence was announced, and its end; guarded by Session.presence
+
+	out outAliases
 
 	mu     sync.Mutex // guards reason
 	reason string     // why the hub ended the connection; "" if it didn't
 }
 
+var _ session.Conn = (*client)(nil)
+
+// Serve runs one connection until it ends. It is a listener.Config.Handle.
+func (b *Broker) Serve(conn *listener.Conn) {
+	if !b.enter() {
+		return
+	}
+	defer b.serving.Done()
+	id := conn.Peer.Identity
+	c := &client{b: b, peer: conn.Peer, subject: b.subjectOf(id.Role, id.ID), remote: conn.RemoteAddr(), conn: conn}
+	// First track, then look: see package session.
+	b.live.Track(id, c)
+	defer b.live.Untrack(id, c)
+	if err := b.admission.Check(c.peer); err != nil {
+		b.refused(c, err)
+		return
+	}
+	c.run()
+}
+
+// run reads packets until the connection ends, and cleans up behind it.
+func (c *client) run() {
+	reader := wire.NewReader(c.conn, c.b.config.MaxPacketSize)
+	var err error
+	defer func() {
+		if r := recover(); r != nil {
+			c.b.counters.panics.Add(1)
+			c.b.log.Error("panic while serving a connection", "id", c.peer.Identity.ID, "remote", c.remote, "panic", r, "stack", string(debug.Stack()))
+			err = errPanic
+			if c.session == nil {
+				c.b.refused(c, c.refusal(ReasonPanic, "its CONNECT could not be processed"))
+			}
+		}
+		reader.Release()
+		if c.session != nil {
+			c.b.leave(c, err)
+		}
+		c.conn.Close()
+	}()
+	if err = c.begin(reader); err != nil {
+		return
+	}
+	for {
+		c.arm()
+		var pk wire.Packet
+		if pk, err = reader.Next(); err == nil {
+			err = c.take(pk)
+		}
+		if err != nil {
+			c.complain(err)
+			return
+		}
+	}
+}
+
 var (
-	_ net.Conn     = (*client)(nil)
-	_ session.Conn = (*client)(nil)
+	errPanic = errors.New("the connection could not be served")
+	// errEnd ends a connection in good order.
+	errEnd = errors.New("disconnected")
+	// errRefused ends one that has been told why.
+	errRefused = errors.New("refused")
 )
 
-func newClient(b *Broker, conn *listener.Conn) *client {
-	id := conn.Peer.Identity
-	c := &client{
-		b:       b,
-		peer:    conn.Peer,
-		subject: policy.Subject{Role: id.Role, ID: id.ID},
-		remote:  conn.RemoteAddr(),
-		done:    conn.Done(),
-		ready:   make(chan struct{}),
-	}
-	if id.Role == identity.RoleDevice {
-		c.subject.Labels = func() map[string]string {
-			status, _ := b.config.Devices.Status(id.ID)
-			return status.Labels
+// take acts on one packet.
+func (c *client) take(pk wire.Packet) error {
+	now := time.Now()
+	c.packet.Store(now.UnixNano())
+	c.b.counters.packetsReceived.Add(1)
+	switch pk := pk.(type) {
+	case *wire.Publish:
+		return c.publish(pk, now)
+	case *wire.Ack:
+		switch pk.Kind {
+		case wire.TypePuback:
+			return c.acknowledged(pk)
+		case wire.TypePubrec:
+			return c.received(pk)
+		case wire.TypePubrel:
+			return c.release(pk)
+		default:
+			return c.completed(pk)
 		}
-		conn.SetWriteBuffer(deviceWriteBuffer)
-	} else {
-		conn.SetWriteBuffer(serviceWriteBuffer)
+	case *wire.Subscribe:
+		return c.subscribe(pk)
+	case *wire.Unsubscribe:
+		return c.unsubscribe(pk)
+	case *wire.Ping:
+		return c.send(&wire.Ping{Kind: wire.TypePingresp}) // [MQTT-3.12.4-1]
+	case *wire.Disconnect:
+		return c.goodbye(pk)
+	case *wire.Connect:
+		return &wire.Error{Code: wire.ProtocolError, Clause: "MQTT-3.1.0-2", Detail: "a second CONNECT"}
+	case *wire.Auth:
+		return &wire.Error{Code: wire.ProtocolError, Clause: "MQTT-4.12.0-6", Detail: "an AUTH, though no enhanced authentication is under way"}
 	}
-	c.conn.Store(conn)
-	return c
+	return &wire.Error{Code: wire.ProtocolError, Detail: fmt.Sprintf("a packet of type %d, which clients don't send", pk.Type())}
 }
 
-// clientOf returns the connection behind a client of mochi's, nil for its
-// inline client.
-func clientOf(cl *mqtt.Client) *client {
-	c, _ := cl.Net.Conn.(*client)
-	return c
+// arm bounds the wait for the next packet by one and a half times the keep-alive
+// [MQTT-3.1.2-22], or a little more: a busy connection doesn't set a timer for each
+// packet.
+func (c *client) arm() {
+	if c.keepAlive == 0 {
+		return
+	}
+	now := time.Now()
+	slack := c.keepAlive / 16
+	if now.Sub(c.armed) < slack {
+		return
+	}
+	c.armed = now
+	c.conn.SetReadDeadline(now.Add(c.keepAlive + slack))
 }
 
-// readFirstHeader reads the fixed header of the first packet before mochi
-// spends anything on the connection: it must be a CONNECT of bounded size.
-func (c *client) readFirstHeader(r io.Reader, limit int) error {
-	refuse := func(reason mtls.Reason, format string, args ...any) error {
-		return &admission.Refusal{Reason: reason, Identity: c.peer.Identity, Detail: fmt.Sprintf(format, args...)}
+// complain tells a version 5.0 client why its connection ends, if it is to blame. A
+// 3.1.1 client finds it closed: there is no DISCONNECT from the server.
+func (c *client) complain(err error) {
+	code := wire.Success
+	fault, ok := errors.AsType[*wire.Error](err)
+	switch {
+	case ok:
+		c.broken = true
+		code = fault.Code
+		c.b.log.Warn("protocol error", "id", c.clientID, "role", c.peer.Identity.Role, "remote", c.remote, "code", fmt.Sprintf("%#02x", code), "detail", fault.Error())
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		code = wire.KeepAliveTimeout
 	}
-	var one [1]byte
-	for size, shift := 0, 0; ; {
-		if _, err := io.ReadFull(r, one[:]); err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				return refuse(ReasonConnectTimeout, "no CONNECT arrived in time")
-			}
-			return refuse(ReasonNoConnect, "the connection ended before its CONNECT: %v", err)
-		}
-		c.head = append(c.head, one[0])
-		if len(c.head) == 1 {
-			if one[0] != packets.Connect<<4 {
-				return refuse(ReasonFirstPacket, "the first byte is %#02x, not a CONNECT's", one[0])
-			}
-			continue
-		}
-		size |= int(one[0]&0x7f) << shift
-		shift += 7
-		if size > limit || len(c.head) > 5 {
-			return refuse(ReasonMalformedConnect, "the CONNECT is larger than %d bytes", limit)
-		}
-		if one[0]&0x80 == 0 {
-			return nil
-		}
+	if code == wire.Success || c.version < wire.V5 || c.whyEnded() != "" {
+		return
 	}
+	pk := &wire.Disconnect{Code: code}
+	if ok && !c.noReasons {
+		pk.Reason = fault.Detail
+	}
+	_ = c.send(pk)
 }
 
-// Read returns first what readFirstHeader has read.
-func (c *client) Read(p []byte) (int, error) {
-	if len(c.head) > 0 {
-		n := copy(p, c.head)
-		c.head = c.head[n:]
-		return n, nil
+// send writes a packet. An error means that the connection is closed or about to be.
+func (c *client) send(pk wire.Packet) error {
+	var scratch [64]byte
+	data, err := wire.Append(scratch[:0], pk, c.version)
+	if err != nil {
+		return fmt.Errorf("encode packet of type %d: %w", pk.Type(), err)
 	}
-	conn := c.conn.Load()
-	if conn == nil {
-		return 0, net.ErrClosed
-	}
-	return conn.Read(p)
+	return c.write(data)
 }
 
-// Write never blocks; see listener.Conn.
-func (c *client) Write(p []byte) (int, error) {
-	conn := c.conn.Load()
-	if conn == nil {
-		return 0, net.ErrClosed
-	}
-	return conn.Write(p)
+// acknowledge sends a PUBACK, PUBREC, PUBREL or PUBCOMP.
+func (c *client) acknowledge(kind wire.Type, id uint16, code wire.Code) error {
+	return c.send(&wire.Ack{Kind: kind, ID: id, Code: code})
 }
 
-// Close closes the connection once what was written is sent.
-func (c *client) Close() error {
-	if conn := c.conn.Load(); conn != nil {
-		return conn.Close()
-	}
-	return nil
+func (c *client) write(data []byte) error {
+	n, err := c.conn.Write(data)
+	c.b.counters.packetsSent.Add(1)
+	c.b.counters.bytesSent.Add(uint64(n))
+	return err
 }
 
-// SetDeadline is mochi's call before each packet. It ignores mochi's idea of
-// the time, whose 16-bit arithmetic overflows for a keep-alive above 12 hours,
-// and allows one and a half times the keep-alive [MQTT-3.1.2-22].
-func (c *client) SetDeadline(time.Time) error {
-	conn := c.conn.Load()
-	if conn == nil {
-		return net.ErrClosed
+// lastPacket returns when the last packet was taken from the client; zero if none was.
+func (c *client) lastPacket() time.Time {
+	if at := c.packet.Load(); at != 0 {
+		return time.Unix(0, at).UTC()
 	}
-	var deadline time.Time
-	if c.keepAlive > 0 {
-		deadline = time.Now().Add(c.keepAlive)
-	}
-	return conn.SetReadDeadline(deadline)
-}
-
-// SetReadDeadline does nothing: SetDeadline is in charge.
-func (c *client) SetReadDeadline(time.Time) error { return nil }
-
-// SetWriteDeadline does nothing: listener.Conn is in charge.
-func (c *client) SetWriteDeadline(time.Time) error { return nil }
-
-// LocalAddr returns the hub's address, nil once the connection has ended.
-func (c *client) LocalAddr() net.Addr {
-	if conn := c.conn.Load(); conn != nil {
-		return conn.LocalAddr()
-	}
-	return nil
+	return time.Time{}
 }
 
 // RemoteAddr returns the peer's address.
 func (c *client) RemoteAddr() net.Addr { return c.remote }
 
 // Done is closed when the socket is closed.
-func (c *client) Done() <-chan struct{} { return c.done }
+func (c *client) Done() <-chan struct{} { return c.conn.Done() }
 
 // Disconnect ends the connection for a reason of package protocol: a DISCONNECT
 // for a version 5 client, then the end of the socket, within CloseTimeout of
@@ -211,14 +247,25 @@ func (c *client) Disconnect(reason string) {
 		c.reason = reason
 	}
 	c.mu.Unlock()
-	conn := c.conn.Load()
-	if !first || conn == nil {
+	if !first {
 		return
 	}
-	if c.greeted.Load() && c.version == 5 {
-		conn.Write(disconnectPacket(reason))
+	if c.ready.Load() && c.version == wire.V5 {
+		_ = c.send(&wire.Disconnect{Code: disconnectCode(reason)})
 	}
-	conn.Close()
+	c.conn.Close()
+}
+
+func disconnectCode(reason string) wire.Code {
+	switch reason {
+	case protocol.ReasonTakenOver:
+		return wire.SessionTakenOver
+	case protocol.ReasonRevoked, protocol.ReasonSuspended, protocol.ReasonUntrusted:
+		return wire.AdministrativeAction
+	case protocol.ReasonShutdown:
+		return wire.ServerShuttingDown
+	}
+	return wire.UnspecifiedError
 }
 
 // whyEnded returns the reason of Disconnect, "" if it wasn't called.
@@ -228,26 +275,23 @@ func (c *client) whyEnded() string {
 	return c.reason
 }
 
-// disconnectPacket encodes a version 5 DISCONNECT.
-func disconnectPacket(reason string) []byte {
-	code := packets.ErrUnspecifiedError
-	switch reason {
-	case protocol.ReasonTakenOver:
-		code = packets.ErrSessionTakenOver
-	case protocol.ReasonRevoked, protocol.ReasonSuspended, protocol.ReasonUntrusted:
-		code = packets.ErrAdministrativeAction
-	case protocol.ReasonShutdown:
-		code = packets.ErrServerShuttingDown
+// isDevice reports whether the peer is one.
+func (c *client) isDevice() bool { return c.peer.Identity.Role == identity.RoleDevice }
+
+// deny counts a denial and logs the first of each connection.
+func (c *client) deny(a policy.Action, topic string, d policy.Decision) {
+	c.b.counters.denied.Add(1)
+	if c.denied.Add(1) == 1 {
+		c.b.log.Warn("denied by policy, further denials on this connection are only counted",
+			"action", a, "id", c.clientID, "role", c.peer.Identity.Role, "topic", topic[:min(len(topic), 128)], "rule", d.Rule)
 	}
-	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}, ProtocolVersion: 5, ReasonCode: code.Code}
-	var buf bytes.Buffer
-	if err := pk.DisconnectEncode(&buf); err != nil {
-		return nil
-	}
-	return buf.Bytes()
+}
+
+func (c *client) refusal(reason mtls.Reason, format string, args ...any) *admission.Refusal {
+	return &admission.Refusal{Reason: reason, Identity: c.peer.Identity, Detail: fmt.Sprintf(format, args...)}
 }
 
 // isHangup reports whether err means that the peer went away.
 func isHangup(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed)
 }

@@ -1,273 +1,270 @@
 package broker
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"time"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/packets"
-
-	"github.com/fleethub/fleethub/certs/identity"
-	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/hub/admission"
-	"github.com/fleethub/fleethub/hub/policy"
+	"github.com/fleethub/fleethub/hub/journal"
 	"github.com/fleethub/fleethub/hub/protocol"
+	"github.com/fleethub/fleethub/hub/wire"
 )
 
-// readConnect sees the CONNECT before mochi keeps anything of it. It refuses
-// what mochi would answer in the wrong version's words, and takes from the
-// packet the features that mochi gets wrong.
-func (h *hook) readConnect(c *client, cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
-	c.version, c.clientID = pk.ProtocolVersion, pk.Connect.ClientIdentifier
-	if pk.ProtocolVersion != 4 && pk.ProtocolVersion != 5 {
-		c.version = 4
-		if pk.ProtocolVersion > 5 {
-			c.version = 5
-		}
-		return pk, h.refuse(c, cl, packets.ErrUnsupportedProtocolVersion, c.refusal(ReasonVersion, "protocol level %d is neither 3.1.1 nor 5.0", pk.ProtocolVersion)) // [MQTT-3.1.2-2]
-	}
-	if code := pk.ConnectValidate(); code != packets.CodeSuccess && c.version == 4 {
-		h.b.refused(c, c.refusal(ReasonMalformedConnect, "%s", code.Reason))
-		return pk, packets.ErrRejectPacket // no CONNACK [MQTT-3.1.4-1]
-	}
-	if pk.Properties.AuthenticationMethod != "" {
-		return pk, h.refuse(c, cl, packets.ErrBadAuthenticationMethod, c.refusal(ReasonAuthMethod, "the client certificate is the only authentication")) // [MQTT-4.12.0-1]
-	}
-	c.window.limit = int(pk.Properties.ReceiveMaximum)
-	if c.window.limit == 0 {
-		c.window.limit = 65535 // [MQTT-3.1.2-11]
-	}
-	// mochi's flow control loses messages and takes a read lock twice, which can
-	// stop everybody; ours is in deliver.go. Its outbound aliases outlive the
-	// connection that they belong to.
-	pk.Properties.ReceiveMaximum = 0
-	pk.Properties.TopicAliasMaximum = 0
-	pk.Connect.ClientIdentifier = sessionKey(c.peer.Identity.Role, c.clientID)
-	return pk, nil
-}
-
-// OnConnect decides about a CONNECT that is well-formed. On an error mochi
-// closes the connection and says nothing, so the CONNACK is sent here.
-func (h *hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
-	c := clientOf(cl)
-	if c == nil {
-		return packets.ErrNotAuthorized
-	}
-	if err := h.b.admission.Check(c.peer); err != nil {
-		return h.refuse(c, cl, codeOf(err), err)
-	}
-	connect := admission.Connect{ClientID: c.clientID, Will: pk.Connect.WillFlag, WillTopic: pk.Connect.WillTopic}
-	if err := h.b.admission.CheckConnect(c.peer, c.subject, connect); err != nil {
-		return h.refuse(c, cl, codeOf(err), err)
-	}
-	if err := h.sit(c, cl); err != nil {
-		return h.refuse(c, cl, packets.ErrServerBusy, c.refusal(ReasonTakeover, "%v", err))
-	}
-	c.keepAlive = time.Duration(pk.Connect.Keepalive) * time.Second * 3 / 2
-	h.setExpiry(c, cl)
-	// From here on we authorise and acknowledge publishes ourselves: see publish.go.
-	cl.Net.Inline = true
-	if conn := c.conn.Load(); conn != nil {
-		conn.Connected()
-	}
-	return nil
-}
-
-// sit takes the session's seat, once whoever has it is out of it.
-func (h *hook) sit(c *client, cl *mqtt.Client) error {
-	ctx, cancel := context.WithTimeout(context.Background(), takeoverTimeout)
-	defer cancel()
-	place, err := h.b.seats.claim(ctx, cl.ID, c)
+// begin reads the CONNECT and answers it. An error ends the connection, which has
+// been told and counted.
+func (c *client) begin(reader *wire.Reader) error {
+	pk, err := reader.Next()
 	if err != nil {
+		c.b.refused(c, c.noConnect(err))
 		return err
 	}
-	c.seat, c.mochi = place, cl
-	if !place.expires.IsZero() && h.b.config.Now().After(place.expires) {
-		h.b.forget(cl.ID) // the sweeper hasn't come by yet
-		place.received = nil
+	connect, ok := pk.(*wire.Connect)
+	if !ok { // [MQTT-3.1.0-1]
+		c.b.refused(c, c.refusal(ReasonFirstPacket, "the first packet is of type %d, not a CONNECT", pk.Type()))
+		return errRefused
 	}
-	return nil
+	c.packet.Store(time.Now().UnixNano())
+	c.b.counters.packetsReceived.Add(1)
+	if err := c.judge(connect); err != nil {
+		c.b.refused(c, err)
+		c.sendRefusal(err)
+		return errRefused
+	}
+	reader.SetVersion(c.version)
+	return c.connect(connect)
 }
 
-// setExpiry bounds how long the session outlives its connection, and hides the
-// interval's flag from mochi, whose expiry leaves half of a session behind.
-func (h *hook) setExpiry(c *client, cl *mqtt.Client) {
-	c.expiry = h.b.config.SessionExpiry
-	if c.version == 5 {
-		props := &cl.Properties.Props
-		asked := time.Duration(props.SessionExpiryInterval) * time.Second
-		c.capped = asked > c.expiry
-		c.expiry = min(asked, c.expiry)
-		props.SessionExpiryInterval = uint32(c.expiry.Seconds())
-		props.SessionExpiryIntervalFlag = false
-		// The will is due when the session ends, at the latest [MQTT-3.1.3-9].
-		cl.Properties.Will.WillDelayInterval = min(cl.Properties.Will.WillDelayInterval, props.SessionExpiryInterval)
-	}
-}
-
-// OnConnectAuthenticate agrees: OnConnect has decided.
-func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, _ packets.Packet) bool {
-	c := clientOf(cl)
-	return c != nil && c.seat != nil
-}
-
-// OnSessionEstablish runs before mochi hands the stored session over, which it
-// does without asking whether the client may still have what is in it.
-func (h *hook) OnSessionEstablish(cl *mqtt.Client, pk packets.Packet) {
-	c := clientOf(cl)
-	existing, ok := h.b.mqtt.Clients.Get(cl.ID)
-	if !ok || pk.Connect.Clean {
-		c.seat.received = nil
-		return
-	}
-	h.b.inherit(c, existing)
-}
-
-// OnSessionEstablished runs when the CONNACK is sent: what was stored goes out
-// first, then deliveries may follow, then the world is told.
-func (h *hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
-	c := clientOf(cl)
-	c.greeted.Store(true)
-	c.resend(cl)
-	c.open()
-	c.online = true
-	h.b.counters.connects.Add(1)
-	h.b.log.Info("connected", "id", c.clientID, "role", c.peer.Identity.Role, "remote", c.remote, "version", c.version, "resumed", c.peer.Resumed)
-	if c.whyEnded() != "" {
-		return // cut meanwhile: there is nothing to announce
-	}
-	if c.peer.Identity.Role == identity.RoleDevice && h.b.config.Seen != nil {
-		h.b.config.Seen(c.peer.Identity.ID, h.b.config.Now())
-	}
-	h.b.announce(c, true, protocol.ReasonConnected)
-	h.b.tellChain(c)
-}
-
-// OnDisconnect runs when mochi is done with a connection, after the will.
-func (h *hook) OnDisconnect(cl *mqtt.Client, err error, expire bool) {
-	c := clientOf(cl)
-	if c == nil || c.seat == nil {
-		return
-	}
-	c.left, c.expire = true, expire
-	h.b.ended(c, err)
-}
-
-// ended tells the world that a connection is over.
-func (b *Broker) ended(c *client, err error) {
-	reason := c.endReason(err)
-	b.log.Info("disconnected", "id", c.clientID, "role", c.peer.Identity.Role, "remote", c.remote, "reason", reason, "denied", c.denied)
-	if c.online {
-		if c.peer.Identity.Role == identity.RoleDevice && b.config.Seen != nil {
-			b.config.Seen(c.peer.Identity.ID, b.config.Now())
-		}
-		b.announce(c, false, reason)
-	}
-}
-
-// endReason says why the connection ended, in the words of package protocol.
-func (c *client) endReason(err error) string {
-	if reason := c.whyEnded(); reason != "" {
-		return reason
-	}
+// noConnect says in a word what came instead of a CONNECT.
+func (c *client) noConnect(err error) error {
+	fault, ok := errors.AsType[*wire.Error](err)
 	switch {
-	case err == nil, errors.Is(err, packets.CodeDisconnect), errors.Is(err, packets.CodeDisconnectWillMessage):
-		return protocol.ReasonDisconnected
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return protocol.ReasonKeepAlive
+		return c.refusal(ReasonConnectTimeout, "no CONNECT arrived in time")
+	case ok && fault.Clause == "MQTT-3.1.0-1":
+		return c.refusal(ReasonFirstPacket, "%v", fault)
+	case ok:
+		return c.refusal(ReasonMalformedConnect, "%v", fault)
 	}
-	if code, ok := errors.AsType[packets.Code](err); ok && code.Code >= packets.ErrUnspecifiedError.Code {
-		return protocol.ReasonProtocol
-	}
-	return protocol.ReasonLost
+	return c.refusal(ReasonNoConnect, "the connection ended before its CONNECT: %v", err)
 }
 
-// readDisconnect takes over a changed session expiry [MQTT-3.14.2-2].
-func (h *hook) readDisconnect(c *client, cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
-	if c.version != 5 || !pk.Properties.SessionExpiryIntervalFlag {
-		return pk, nil
+// judge decides whether the peer may connect as its CONNECT says.
+func (c *client) judge(pk *wire.Connect) error {
+	c.clientID, c.version = pk.ClientID, pk.Version
+	if pk.Version != wire.V311 && pk.Version != wire.V5 {
+		c.version = wire.V311
+		if pk.Version > wire.V5 {
+			c.version = wire.V5
+		}
+		return c.refusal(ReasonVersion, "protocol level %d is neither 3.1.1 nor 5.0", pk.Version) // [MQTT-3.1.2-2]
 	}
-	asked := time.Duration(pk.Properties.SessionExpiryInterval) * time.Second
-	if asked > 0 && c.expiry == 0 {
-		return pk, c.violation(cl, packets.ErrProtocolViolationZeroNonZeroExpiry)
+	if pk.AuthMethod != "" {
+		return c.refusal(ReasonAuthMethod, "the client certificate is the only authentication") // [MQTT-4.12.0-1]
 	}
-	c.expiry = min(asked, h.b.config.SessionExpiry)
-	cl.Properties.Props.SessionExpiryInterval = uint32(c.expiry.Seconds())
-	pk.Properties.SessionExpiryIntervalFlag = false
-	return pk, nil
+	if err := c.b.admission.Check(c.peer); err != nil {
+		return err
+	}
+	asked := admission.Connect{ClientID: pk.ClientID}
+	if pk.Will != nil {
+		asked.Will, asked.WillTopic = true, pk.Will.Message.Topic
+	}
+	return c.b.admission.CheckConnect(c.peer, c.subject, asked)
 }
 
-// OnWill runs when a connection ends without DISCONNECT. The will passes policy
-// once more, because rules and labels may have changed since CONNECT. A device
-// that an operator cut off has no last word, nor has anybody when the hub
-// stops. mochi can't be told to drop a will; one without topic reaches nobody.
-func (h *hook) OnWill(cl *mqtt.Client, will mqtt.Will) (mqtt.Will, error) {
-	c := clientOf(cl)
-	if c == nil || !c.mayPublishWill(will.TopicName) {
-		return mqtt.Will{}, nil
-	}
-	return will, nil
-}
-
-func (c *client) mayPublishWill(topic string) bool {
-	switch c.whyEnded() {
-	case protocol.ReasonRevoked, protocol.ReasonSuspended, protocol.ReasonUntrusted, protocol.ReasonShutdown:
-		return false
-	}
-	if d := policy.Allow(c.subject, policy.Publish, topic); !d.Allowed {
-		c.deny(policy.Publish, topic, d)
-		return false
-	}
-	return true
-}
-
-// refuse logs, counts and answers a CONNECT that is not accepted.
-func (h *hook) refuse(c *client, cl *mqtt.Client, code packets.Code, err error) error {
-	h.b.refused(c, err)
-	cl.Properties.ProtocolVersion = c.version
-	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Connack}, ReasonCode: code.Code}
+// sendRefusal answers a CONNECT that is not accepted.
+func (c *client) sendRefusal(err error) {
+	pk := &wire.Connack{Code: codeOf(err)}
 	if refusal, ok := errors.AsType[*admission.Refusal](err); ok {
-		pk.Properties.ReasonString = refusal.Detail
+		pk.Reason = refusal.Detail
 	}
-	if c.version == 4 {
-		pk.ReasonCode = returnCode(code)
-	}
-	_ = cl.WritePacket(pk)
-	return packets.ErrRejectPacket
+	_ = c.send(pk)
 }
 
 // codeOf is the version 5 reason code of a refusal.
-func codeOf(err error) packets.Code {
+func codeOf(err error) wire.Code {
 	refusal, ok := errors.AsType[*admission.Refusal](err)
 	if !ok {
-		return packets.ErrUnspecifiedError
+		return wire.UnspecifiedError
 	}
 	switch refusal.Reason {
+	case ReasonVersion:
+		return wire.UnsupportedProtocolVersion
+	case ReasonAuthMethod:
+		return wire.BadAuthenticationMethod
+	case ReasonUnavailable:
+		return wire.ServerUnavailable
 	case admission.ReasonClientIdentifier:
-		return packets.ErrClientIdentifierNotValid
+		return wire.ClientIdentifierNotValid
 	case admission.ReasonRevoked, admission.ReasonSuspended:
-		return packets.ErrBanned // by administrative action, as the specification words it
+		return wire.Banned // by administrative action, as the specification words it
 	}
-	return packets.ErrNotAuthorized
+	return wire.NotAuthorized
 }
 
-// returnCode is the version 3.1.1 return code for a version 5 reason code
-// (MQTT 3.1.1 §3.2.2.3). mochi's own table lacks most of them.
-func returnCode(code packets.Code) byte {
-	switch code {
-	case packets.ErrUnsupportedProtocolVersion:
-		return packets.Err3UnsupportedProtocolVersion.Code
-	case packets.ErrClientIdentifierNotValid:
-		return packets.Err3ClientIdentifierNotValid.Code
-	case packets.ErrServerBusy, packets.ErrServerUnavailable:
-		return packets.Err3ServerUnavailable.Code
+// connect takes the session over and answers. The order matters: whoever had the
+// session is cut first, what must be on disk is before the CONNACK, and only after
+// that may messages follow.
+func (c *client) connect(pk *wire.Connect) error {
+	c.settle(pk)
+	expiry, capped := c.expiry(pk)
+	s, present, err := c.attach(pk, expiry)
+	if err != nil {
+		refusal := c.refusal(ReasonUnavailable, "its session can't be stored now: %v", err)
+		c.b.refused(c, refusal)
+		c.sendRefusal(refusal)
+		return errRefused
 	}
-	return packets.Err3NotAuthorized.Code
+	s.mu.Lock()
+	if s.client != c { // taken over, or purged, meanwhile
+		s.mu.Unlock()
+		return errRefused
+	}
+	err = c.send(c.connack(present, expiry, capped))
+	if err == nil {
+		c.conn.Connected()
+		c.ready.Store(true)
+		c.b.pump(s)
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	c.b.joined(c)
+	return nil
 }
 
-func (c *client) refusal(reason mtls.Reason, format string, args ...any) *admission.Refusal {
-	return &admission.Refusal{Reason: reason, Identity: c.peer.Identity, Detail: fmt.Sprintf(format, args...)}
+// settle takes what the CONNECT says about the connection.
+func (c *client) settle(pk *wire.Connect) {
+	quotas := &c.b.config.Quotas
+	c.keepAlive = time.Duration(pk.KeepAlive) * time.Second * 3 / 2
+	c.limit = pk.MaximumPacketSize
+	c.noReasons = pk.NoProblemInfo
+	c.window = quotas.Inflight
+	if pk.ReceiveMaximum > 0 {
+		c.window = min(c.window, int(pk.ReceiveMaximum)) // [MQTT-3.3.4-9]
+	}
+	c.aliasLimit = min(pk.TopicAliasMaximum, topicAliases) // [MQTT-3.1.2-26, -27]
+	c.rate = newBucket(quotas.PublishRate)
+	if c.isDevice() {
+		c.conn.SetWriteBuffer(deviceWriteBuffer)
+	} else {
+		c.conn.SetWriteBuffer(serviceWriteBuffer)
+	}
+}
+
+// expiry is how long the session outlives the connection. 3.1.1 has no such number: a
+// session that isn't clean is kept as long as the hub keeps any.
+func (c *client) expiry(pk *wire.Connect) (expiry time.Duration, capped bool) {
+	most := c.b.config.SessionExpiry
+	if c.version < wire.V5 {
+		if pk.CleanStart {
+			return 0, false
+		}
+		return most, false
+	}
+	asked := seconds(pk.SessionExpiry)
+	return min(asked, most), asked > most
+}
+
+func (c *client) connack(present bool, expiry time.Duration, capped bool) *wire.Connack {
+	pk := &wire.Connack{SessionPresent: present}
+	if c.version < wire.V5 {
+		return pk
+	}
+	pk.MaximumPacketSize = uint32(c.b.config.MaxPacketSize) // [MQTT-3.2.2-15]
+	pk.ReceiveMaximum = uint16(c.b.config.Quotas.ReceiveMaximum)
+	pk.TopicAliasMaximum = topicAliases
+	if capped {
+		seconds := uint32(expiry / time.Second)
+		pk.SessionExpiry = &seconds
+	}
+	return pk
+}
+
+// attach makes c the session's connection. A session that outlives it, and a will, are
+// on disk when it returns.
+func (c *client) attach(pk *wire.Connect, expiry time.Duration) (s *Session, present bool, err error) {
+	b := c.b
+	key := sessionKey(c.peer.Identity.Role, c.clientID)
+	for {
+		s = b.sessions.findOrAdd(key, func() *Session { return b.newSession(key, c.subject) })
+		s.mu.Lock()
+		if !s.gone {
+			break
+		}
+		s.mu.Unlock()
+	}
+	old := s.client
+	if old != nil {
+		old.Disconnect(protocol.ReasonTakenOver)
+	}
+	var last *wire.Will
+	if old != nil || s.stored {
+		lives := !pk.CleanStart && s.stored && s.expiry > 0 && !(old == nil && b.config.Now().After(s.left.Add(s.expiry)))
+		switch {
+		case old != nil:
+			last = b.detach(s, old, lives)
+			c.before = old
+		case !lives && !s.willDue.IsZero():
+			last = s.will // the session ends before its delay does [MQTT-3.1.3-9]
+		}
+		if !lives { // [MQTT-3.1.2-4]
+			b.end(s)
+			s.mu.Unlock()
+			b.publishWill(s, last)
+			return c.attach(withClean(pk), expiry)
+		}
+		present = true
+	}
+	c.session = s
+	s.client, s.version, s.expiry, s.left = c, c.version, expiry, time.Time{}
+	s.reader.Store(c)
+	s.will, s.willDue = cloneWill(pk.Will), time.Time{} // one that waited is cancelled [MQTT-3.1.3-9]
+	b.revise(s)
+	s.box.rewind()
+	fresh := !s.stored && (expiry > 0 || s.will != nil)
+	if fresh {
+		s.stored, s.number = true, b.sessions.lastID.Add(1)
+	}
+	if !s.stored {
+		s.mu.Unlock()
+		b.publishWill(s, last)
+		return s, present, nil
+	}
+	// The record is made under the lock, so that it lies where it belongs among the
+	// session's; the wait for it is without.
+	done := make(written, 1)
+	err = b.enterLife(s, fresh, s.will != nil, done)
+	s.mu.Unlock()
+	b.publishWill(s, last)
+	if err == nil && (fresh || pk.Will != nil) {
+		err = <-done
+	}
+	if err != nil {
+		err = fmt.Errorf("store session %s: %w", c.clientID, err)
+	}
+	return s, present, err
+}
+
+// enterLife enters that a session has a connection: all of it if it is new.
+func (b *Broker) enterLife(s *Session, fresh, will bool, done written) error {
+	switch {
+	case fresh:
+		_, err := b.ingest.Session(s.full(), done)
+		return err
+	case will:
+		return b.ingest.Presence(s.record(), done)
+	}
+	var nobody journal.Waiter
+	_ = b.ingest.Presence(s.record(), nobody)
+	return nil
+}
+
+// withClean is the same CONNECT once its old session is gone.
+func withClean(pk *wire.Connect) *wire.Connect {
+	clean := *pk
+	clean.CleanStart = true
+	return &clean
 }

@@ -2,309 +2,352 @@ package broker
 
 import (
 	"slices"
-	"strings"
 	"sync"
+	"time"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/packets"
-
+	"github.com/fleethub/fleethub/hub/ingest"
 	"github.com/fleethub/fleethub/hub/policy"
+	"github.com/fleethub/fleethub/hub/topic"
+	"github.com/fleethub/fleethub/hub/wire"
 )
 
-// route gives an accepted message to everybody who may have it: retained, then
-// to watchers, then to subscribers, live or stored. When it returns, the message
-// is in the connection's write buffer or in the session's queue of each. mochi
-// would put it into a queue of a few hundred packets per client, and lose it,
-// whatever its QoS, where that is full.
-func (b *Broker) route(pk packets.Packet) {
-	if pk.FixedHeader.Retain {
-		b.mqtt.Topics.RetainMessage(pk.Copy(false))
+type subscriber = topic.Subscriber[*Session, subscription]
+
+// delivery says how one session gets one message. none is that it doesn't.
+type how struct {
+	qos    byte
+	retain bool
+	subIDs []int
+}
+
+// direct is a QoS 0 delivery of a message that waits for the disk.
+type direct struct {
+	c   *client
+	how how
+}
+
+// merge says how a message goes to a session that has one or more subscriptions for
+// it: once, with the highest QoS and all identifiers [MQTT-3.3.4-2 to -5]. ok is false
+// if it doesn't get it, being its publisher [MQTT-3.8.3-3].
+func merge(m *message, to *subscriber) (h how, ok bool) {
+	for i := range to.Subs {
+		sub := &to.Subs[i]
+		if sub.NoLocal && m.origin == to.Key {
+			continue
+		}
+		ok = true
+		h.qos = max(h.qos, sub.QoS)
+		h.retain = h.retain || m.Retain && sub.RetainAsPublished // [MQTT-3.3.1-12, -13]
+		if sub.SubID != 0 && !slices.Contains(h.subIDs, sub.SubID) {
+			h.subIDs = append(h.subIDs, sub.SubID)
+		}
 	}
-	subscribers := b.mqtt.Topics.Subscribers(pk.TopicName)
-	for _, s := range subscribers.InlineSubscriptions {
-		s.Handler(nil, s.Subscription, pk)
+	h.qos = min(h.qos, m.QoS)
+	return h, ok
+}
+
+// enlist reserves the places of a message in the queues of its receivers, and notes
+// those that get it with QoS 0.
+func (b *Broker) enlist(p *publication) {
+	p.targets = p.first[:0]
+	for i := range p.matches.Direct {
+		b.enlistOne(p, &p.matches.Direct[i])
 	}
-	if len(subscribers.Shared) > 0 {
-		b.selectShared(subscribers)
-	}
-	for key, sub := range subscribers.Subscriptions {
-		if cl, ok := b.mqtt.Clients.Get(key); ok {
-			b.deliver(cl, sub, pk)
+	for _, group := range p.matches.Shared {
+		if member := b.choose(group); member != nil {
+			b.enlistOne(p, member)
 		}
 	}
 }
 
-// selectShared picks one subscriber of each shared subscription, a connected
-// one if there is any.
-func (b *Broker) selectShared(subscribers *mqtt.Subscribers) {
-	subscribers.SharedSelected = make(map[string]packets.Subscription)
-	for _, members := range subscribers.Shared {
-		var chosen string
-		for key := range members { // in random order
-			chosen = key
-			if cl, ok := b.mqtt.Clients.Get(key); ok && !cl.Closed() {
-				break
-			}
-		}
-		sub := members[chosen]
-		if other, ok := subscribers.SharedSelected[chosen]; ok {
-			sub = other.Merge(sub)
-		}
-		subscribers.SharedSelected[chosen] = sub
+func (b *Broker) enlistOne(p *publication, to *subscriber) {
+	m, s := p.message, to.Key
+	h, ok := merge(m, to)
+	if !ok {
+		return
 	}
-	subscribers.MergeSharedSelected()
+	if h.qos == 0 {
+		if c := s.reader.Load(); c != nil {
+			p.live = append(p.live, direct{c, h})
+		}
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := b.queue(s, m, h)
+	if e == nil {
+		return
+	}
+	p.targets = append(p.targets, target{s, e})
+	if s.stored {
+		m.Entries = append(m.Entries, ingest.Entry{Session: s.number, Delivery: e.Delivery})
+	}
 }
 
-// deliver gives one message to one subscriber. Policy is asked again, for rules
-// and labels may have changed since it subscribed. The publisher's goroutine
-// waits here while the subscriber's stored messages are being resent, and for
-// nothing else.
-//
-// Full queues: QoS 0 is dropped for a subscriber that lags; QoS 1 and 2 are
-// dropped when maxInflight of them are unacknowledged. Both are counted.
-func (b *Broker) deliver(cl *mqtt.Client, sub packets.Subscription, pk packets.Packet) {
-	c := clientOf(cl)
-	if c == nil || sub.NoLocal && pk.Origin == cl.ID { // [MQTT-3.8.3-3]
-		return
+// queue adds a message to a session's queue, within the session's quota; nil if it may
+// not. The caller holds s.mu.
+func (b *Broker) queue(s *Session, m *message, h how) *entry {
+	quotas := &b.config.Quotas
+	most := quotas.QueuedMessages
+	if most <= 0 {
+		most = deviceQueue
+		if s.subject.Labels == nil {
+			most = serviceQueue
+		}
 	}
-	if !policy.Allow(c.subject, policy.Receive, pk.TopicName).Allowed {
-		b.counters.withheld.Add(1)
-		return
+	full := s.box.waiting >= most || s.box.bytes+m.size > quotas.QueuedBytes || s.client == nil && b.queued.Load()+m.size > quotas.TotalBytes
+	if full && s.client == nil && b.dropExpired(s) {
+		full = s.box.waiting >= most || s.box.bytes+m.size > quotas.QueuedBytes
 	}
-	<-c.ready
-	out := pk // what the two share, nobody changes
-	out.FixedHeader.Dup, out.PacketID = false, 0
-	out.FixedHeader.Qos = min(pk.FixedHeader.Qos, sub.Qos)
-	out.FixedHeader.Retain = pk.FixedHeader.Retain && sub.RetainAsPublished && c.version == 5 // [MQTT-3.3.1-12, -13]
-	out.Properties.SubscriptionIdentifier = identifiers(sub)
-	if out.FixedHeader.Qos == 0 {
-		conn := c.conn.Load()
+	if s.gone || full {
+		b.counters.dropped.Add(1)
+		return nil
+	}
+	e := s.box.add(m, ingest.Delivery{QoS: h.qos, Retain: h.retain, SubIDs: h.subIDs})
+	if e == nil {
+		b.counters.dropped.Add(1)
+		return nil
+	}
+	b.queued.Add(m.size)
+	return e
+}
+
+// dropExpired makes room in a queue by what has expired in it.
+func (b *Broker) dropExpired(s *Session) (some bool) {
+	now := b.config.Now()
+	for _, e := range slices.Clone(s.box.entries) {
+		if !e.done && e.ready && !e.received && expired(e.message, now) {
+			b.drop(s, e)
+			some = true
+		}
+	}
+	return some
+}
+
+func expired(m *message, now time.Time) bool {
+	return !m.deadline.IsZero() && !now.Before(m.deadline)
+}
+
+// drop takes a message out of a queue unsent.
+func (b *Broker) drop(s *Session, e *entry) {
+	b.queued.Add(-s.box.finish(e))
+	b.doneOnDisk(s, e.ID)
+}
+
+// doneOnDisk enters that a message is out of a stored session's queue.
+func (b *Broker) doneOnDisk(s *Session, id uint16) {
+	if s.stored {
+		_ = b.ingest.Done(s.number, id) // an error marks the journal as stale
+	}
+}
+
+// choose picks one member of a shared subscription, by turns: a connected one that
+// keeps up if there is any, then a connected one, then any [MQTT-4.8.2-4].
+func (b *Broker) choose(g *topic.Group[*Session, subscription]) *subscriber {
+	n := len(g.Members)
+	if n == 0 {
+		return nil
+	}
+	start := g.Next()
+	var connected, stored *subscriber
+	for i := range n {
+		member := &g.Members[(start+i)%n]
+		c := member.Key.reader.Load()
 		switch {
-		case conn == nil || cl.Closed():
-		case conn.Lags():
-			b.counters.dropped.Add(1)
-		default:
-			_ = cl.WritePacket(out) // an error means that it is closing
+		case c != nil && !c.conn.Lags():
+			return member
+		case c != nil && connected == nil:
+			connected = member
+		case stored == nil:
+			stored = member
 		}
+	}
+	if connected != nil {
+		return connected
+	}
+	return stored
+}
+
+// direct sends a QoS 0 message to a session that is connected. One that lags misses
+// it.
+func (b *Broker) direct(m *message, to *subscriber) {
+	h, ok := merge(m, to)
+	if !ok {
 		return
 	}
-	switch successor, err := c.enqueue(cl, &out); {
-	case successor != nil:
-		<-successor.ready
-		if next, ok := b.mqtt.Clients.Get(cl.ID); ok && next != cl {
-			b.deliver(next, sub, pk)
-			return
-		}
-		b.counters.dropped.Add(1)
-	case err != nil:
-		b.counters.dropped.Add(1)
-	case !cl.Closed():
-		_ = cl.WritePacket(out) // or it is held back by the window, or closing
+	if c := to.Key.reader.Load(); c != nil {
+		c.sendQoS0(m, h)
 	}
 }
 
-// identifiers returns the subscription identifiers that go with a message
-// [MQTT-3.3.4-3].
-func identifiers(sub packets.Subscription) []int {
-	var ids []int
-	for _, id := range sub.Identifiers {
-		if id > 0 {
-			ids = append(ids, id)
-		}
-	}
-	slices.Sort(ids)
-	return ids
-}
-
-// enqueue enters a QoS 1 or 2 message into the session and gives it a packet
-// identifier. If the session has just passed to another connection, it returns
-// that: entered here, the message would be lost.
-func (c *client) enqueue(cl *mqtt.Client, out *packets.Packet) (successor *client, err error) {
-	c.queue.Lock()
-	defer c.queue.Unlock()
-	if c.successor != nil {
-		return c.successor, nil
-	}
-	if cl.State.Inflight.Len() >= maxInflight {
-		return nil, packets.ErrQuotaExceeded
-	}
-	id, err := cl.NextPacketID()
-	if err != nil {
-		return nil, err
-	}
-	out.PacketID = uint16(id)
-	cl.State.Inflight.Set(*out)
-	return nil, nil
-}
-
-// OnACLCheck is asked for every filter that OnSubscribe let pass, and before
-// each delivery of a will, which mochi routes itself.
-func (h *hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
-	c := clientOf(cl)
-	if c == nil {
-		return false
-	}
-	action := policy.Receive
+func (c *client) sendQoS0(m *message, h how) {
 	switch {
-	case write:
-		action = policy.Publish
-	case strings.HasPrefix(topic, "$share/"), strings.ContainsAny(topic, "+#"):
-		action = policy.Subscribe
-	}
-	if !policy.Allow(c.subject, action, topic).Allowed {
-		h.b.counters.withheld.Add(1)
-		return false
-	}
-	<-c.ready
-	return true
-}
-
-// open lets deliveries reach the client.
-func (c *client) open() {
-	if c.ready != nil {
-		c.opened.Do(func() { close(c.ready) })
+	case !c.ready.Load():
+	case c.conn.Lags():
+		c.b.counters.dropped.Add(1)
+	case c.mayReceive(m):
+		_ = c.sendMessage(m, h, 0, false) // an error means that it is closing
 	}
 }
 
-// OnPublishDropped counts a will that was lost because its receiver's queue was
-// full.
-func (h *hook) OnPublishDropped(*mqtt.Client, packets.Packet) { h.b.counters.dropped.Add(1) }
-
-// inherit prepares a stored session for its client: it drops the subscriptions
-// and queued messages that policy no longer allows, and takes the others out of
-// mochi's hands, which would resend them in any order.
-func (b *Broker) inherit(c *client, existing *mqtt.Client) {
-	for filter := range existing.State.Subscriptions.GetAll() {
-		if !policy.Allow(c.subject, policy.Subscribe, filter).Allowed {
-			existing.State.Subscriptions.Delete(filter)
-			b.mqtt.Topics.Unsubscribe(filter, existing.ID)
-			b.counters.withheld.Add(1)
-		}
-	}
-	if old := clientOf(existing); old != nil {
-		old.queue.Lock()
-		old.successor = c // from here on, deliveries wait for us
-		old.queue.Unlock()
-	}
-	now := b.config.Now().Unix()
-	for _, pk := range existing.State.Inflight.GetAll(false) {
-		existing.State.Inflight.Delete(pk.PacketID)
-		if pk.FixedHeader.Type == packets.Publish {
-			if pk.Expiry > 0 && pk.Expiry < now {
-				continue // [MQTT-3.3.2-5]
-			}
-			if !policy.Allow(c.subject, policy.Receive, pk.TopicName).Allowed {
-				b.counters.withheld.Add(1)
-				continue
-			}
-		}
-		c.backlog = append(c.backlog, pk)
-	}
-	slices.SortStableFunc(c.backlog, func(x, y packets.Packet) int {
-		if d := x.Created - y.Created; d != 0 {
-			return int(d)
-		}
-		return x.FixedHeader.Remaining - y.FixedHeader.Remaining // see OnPublish
-	})
-}
-
-// resend sends what the session had queued, in order, before anything new.
-// Deliveries wait meanwhile, so no new message can take one of the identifiers.
-func (c *client) resend(cl *mqtt.Client) {
-	for _, pk := range c.backlog {
-		cl.State.Inflight.Set(pk)
-	}
-	for _, pk := range c.backlog {
-		if pk.FixedHeader.Type == packets.Publish {
-			pk.FixedHeader.Dup = true // [MQTT-3.3.1-1]
-		} else {
-			c.window.admit(pk.PacketID) // PUBREL: its message counts until PUBCOMP
-		}
-		_ = cl.WritePacket(pk) // held back by the window, or closing
-	}
-	c.backlog = nil
-}
-
-// window keeps a client's Receive Maximum [MQTT-3.3.4-9]: no more than limit QoS
-// 1 and 2 messages are unacknowledged at a time. The others wait in the
-// session's inflight table; held has their identifiers, in order.
-type window struct {
-	limit int // set before the first use
-
-	mu      sync.Mutex // guards what follows
-	out     map[uint16]struct{}
-	held    []uint16
-	granted uint16 // the one of held that is being sent; 0: none
-}
-
-// admit reports whether the message may be sent now. If not, it is held.
-func (w *window) admit(id uint16) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if _, ok := w.out[id]; ok || id == w.granted {
+// mayReceive asks policy once more, for rules and labels may have changed since the
+// subscription.
+func (c *client) mayReceive(m *message) bool {
+	if policy.Allow(c.subject, policy.Receive, m.Topic).Allowed {
 		return true
 	}
-	if len(w.held) > 0 || len(w.out) >= w.limit {
-		w.held = append(w.held, id)
-		return false
-	}
-	w.send(id)
-	return true
+	c.b.counters.withheld.Add(1)
+	return false
 }
 
-func (w *window) send(id uint16) {
-	if w.out == nil {
-		w.out = make(map[uint16]struct{})
+// pump sends what a session's queue has for its connection, in order, as far as the
+// client's window and the disk allow. The caller holds s.mu.
+func (b *Broker) pump(s *Session) {
+	c := s.client
+	if c == nil || !c.ready.Load() {
+		return
 	}
-	w.out[id] = struct{}{}
-}
-
-// release makes room for another message.
-func (w *window) release(id uint16) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.out, id)
-}
-
-// next returns the first message that is held, if there is room for it. It
-// stays at the head of the queue, so that nothing overtakes it, until sent.
-func (w *window) next() (uint16, bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.held) == 0 || len(w.out) >= w.limit {
-		return 0, false
-	}
-	w.granted = w.held[0]
-	w.send(w.granted)
-	return w.granted, true
-}
-
-// sent takes the message that next returned out of the queue. Without wasSent
-// it no longer exists and counts for nothing.
-func (w *window) sent(wasSent bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !wasSent {
-		delete(w.out, w.granted)
-	}
-	w.granted = 0
-	if w.held = w.held[1:]; len(w.held) == 0 {
-		w.held = nil
-	}
-}
-
-// sendHeld sends messages that there is room for now.
-func (c *client) sendHeld(cl *mqtt.Client) {
-	for {
-		id, ok := c.window.next()
-		if !ok {
+	for s.box.next < len(s.box.entries) {
+		e := s.box.entries[s.box.next]
+		switch {
+		case e.done:
+			s.box.next++
+			continue
+		case !e.ready, s.box.inflight >= c.window:
 			return
+		case !e.received && c.conn.Lags():
+			c.conn.OnDrain(func() { b.pumpLocked(s) })
+			return
+		case e.received:
+			_ = c.acknowledge(wire.TypePubrel, e.ID, wire.Success)
+		case expired(e.message, b.config.Now()), !c.mayReceive(e.message):
+			b.drop(s, e)
+			continue
+		default:
+			sent := c.sendMessage(e.message, how{e.QoS, e.Retain, e.SubIDs}, e.ID, e.sent)
+			if sent == errTooLarge { // [MQTT-3.1.2-25]
+				b.counters.tooLarge.Add(1)
+				b.drop(s, e)
+				continue
+			}
+			if sent != nil {
+				return // it is closing
+			}
 		}
-		pk, ok := cl.State.Inflight.Get(id)
-		ok = ok && pk.FixedHeader.Type == packets.Publish
-		if ok {
-			_ = cl.WritePacket(pk)
-		}
-		c.window.sent(ok)
+		e.sent, e.out = true, true
+		s.box.inflight++
+		s.box.next++
 	}
+	b.replay(s)
+}
+
+func (b *Broker) pumpLocked(s *Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b.pump(s)
+}
+
+// sendMessage writes a PUBLISH.
+func (c *client) sendMessage(m *message, h how, id uint16, dup bool) error {
+	c.b.counters.messagesSent.Add(1)
+	if c.aliasLimit > 0 {
+		return c.sendAliased(m, h, id, dup)
+	}
+	e, err := c.b.encode(m, h, c.version)
+	if err != nil {
+		return err
+	}
+	if c.limit > 0 && e.Len() > int(c.limit) {
+		return errTooLarge
+	}
+	buf := scratch.Get().(*[]byte)
+	*buf = e.AppendTo((*buf)[:0], id, dup)
+	err = c.write(*buf)
+	if cap(*buf) <= keptScratch {
+		scratch.Put(buf)
+	}
+	return err
+}
+
+// scratch has buffers in which a packet is put together; they hold nothing between
+// uses.
+var scratch = sync.Pool{New: func() any { return new([]byte) }}
+
+// keptScratch bounds the buffers that go back.
+const keptScratch = 64 << 10
+
+var errTooLarge = &wire.Error{Code: wire.PacketTooLarge, Detail: "the packet is larger than the client takes"}
+
+// encode returns a message as it goes out. The plain forms, which nearly everybody
+// gets, are encoded once for all receivers.
+func (b *Broker) encode(m *message, h how, version byte) (*wire.Encoded, error) {
+	plain := !h.retain && len(h.subIDs) == 0 && (m.deadline.IsZero() || version < wire.V5)
+	slot := &m.encoded[h.qos+3*(version-wire.V311)]
+	if plain {
+		if e := slot.Load(); e != nil {
+			return e, nil
+		}
+	}
+	out := b.outgoing(m, h, version)
+	e, err := wire.EncodePublish(&out, version)
+	if err == nil && plain {
+		slot.Store(e)
+	}
+	return e, err
+}
+
+// outgoing is a message as one receiver gets it.
+func (b *Broker) outgoing(m *message, h how, version byte) wire.Publish {
+	out := m.Publish
+	out.QoS, out.Retain = h.qos, h.retain
+	if version < wire.V5 {
+		out.Props, out.Expiry = nil, nil
+		return out
+	}
+	out.SubIDs = h.subIDs
+	if !m.deadline.IsZero() { // less the time that it has waited [MQTT-3.3.2-6]
+		left := uint32(max(0, m.deadline.Sub(b.config.Now())+time.Second-1) / time.Second)
+		out.Expiry = &left
+	}
+	return out
+}
+
+// outAliases are the topic aliases that we have given to a client's topics. The lock
+// is held over the write, so that an alias is never used before it is explained.
+type outAliases struct {
+	mu sync.Mutex
+	m  map[string]uint16
+}
+
+// sendAliased is sendMessage for a client that takes topic aliases: the first topics
+// that it gets have one [MQTT-3.1.2-26].
+func (c *client) sendAliased(m *message, h how, id uint16, dup bool) error {
+	out := c.b.outgoing(m, h, c.version)
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	alias, known := c.out.m[m.Topic]
+	switch {
+	case known:
+		out.Topic, out.Alias = "", alias
+	case len(c.out.m) < int(c.aliasLimit):
+		alias = uint16(len(c.out.m) + 1)
+		out.Alias = alias
+	}
+	e, err := wire.EncodePublish(&out, c.version)
+	if err != nil {
+		return err
+	}
+	if c.limit > 0 && e.Len() > int(c.limit) {
+		return errTooLarge
+	}
+	if err := c.write(e.AppendTo(nil, id, dup)); err != nil {
+		return err
+	}
+	if !known && alias > 0 {
+		if c.out.m == nil {
+			c.out.m = make(map[string]uint16)
+		}
+		c.out.m[m.Topic] = alias
+	}
+	return nil
 }

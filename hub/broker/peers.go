@@ -15,42 +15,35 @@ type Connection struct {
 	Address string
 	Since   time.Time   // zero from Peers
 	Resumed bool        // its TLS handshake was a resumption
-	Version uint16      // of TLS, such as tls.VersionTLS13; 0 if it has just ended
+	Version uint16      // of TLS, such as tls.VersionTLS13
 	Suite   uint16      // such as tls.TLS_AES_128_GCM_SHA256
 	Curve   tls.CurveID // of the key agreement
 }
 
 func (c *client) connection(since time.Time) Connection {
-	found := Connection{Peer: c.peer, Address: c.remote.String(), Since: since, Resumed: c.peer.Resumed}
-	if conn := c.conn.Load(); conn != nil {
-		state := conn.ConnectionState()
-		found.Version, found.Suite, found.Curve = state.Version, state.CipherSuite, state.CurveID
+	state := c.conn.ConnectionState()
+	return Connection{
+		Peer: c.peer, Address: c.remote.String(), Since: since, Resumed: c.peer.Resumed,
+		Version: state.Version, Suite: state.CipherSuite, Curve: state.CurveID,
 	}
-	return found
 }
 
 // Peers returns the live connections whose peer match picks, in no order, those
 // that have not sent their CONNECT yet included. match must be quick.
 func (b *Broker) Peers(match func(mtls.Peer) bool) []Connection {
 	var found []Connection
-	for _, c := range b.sessions.Where(ofPeer(match)) {
+	for _, c := range b.live.Where(ofPeer(match)) {
 		found = append(found, c.(*client).connection(time.Time{}))
 	}
 	return found
 }
 
 // DisconnectPeers cuts every connection whose peer match picks, as Disconnect does
-// for one device: within a second, and without its will, nor one that still waits
-// for its delay. Sessions stay, for their owner may come back under another
-// certificate. The caller has seen to it first that admission refuses such peers.
+// for one device: within a second, and without its will. Sessions stay, for their
+// owner may come back under another certificate. The caller has seen to it first that
+// admission refuses such peers.
 func (b *Broker) DisconnectPeers(ctx context.Context, match func(mtls.Peer) bool, reason string) (closed int, last time.Time) {
-	closed, last = b.sessions.DisconnectWhere(ctx, ofPeer(match), reason)
-	for key, cl := range b.mqtt.Clients.GetAll() {
-		if c := clientOf(cl); c != nil && match(c.peer) {
-			b.withSeat(ctx, key, b.cancelWill)
-		}
-	}
-	return closed, last
+	return b.live.DisconnectWhere(ctx, ofPeer(match), reason)
 }
 
 func ofPeer(match func(mtls.Peer) bool) func(session.Conn) bool {

@@ -4,21 +4,20 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/mochi-mqtt/server/v2/packets"
-
-	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/hub/ingest"
 	"github.com/fleethub/fleethub/hub/protocol"
+	"github.com/fleethub/fleethub/hub/wire"
 )
 
-// announce publishes the retained presence of a device. The connection owns its
-// seat while it does, so what is retained is the newest. When the hub stops,
-// there is nobody left to tell, and nothing is.
+// announce publishes the retained presence of a device. The caller holds
+// Session.presence, so what is retained is the newest. When the hub stops, there is
+// nobody left to tell, and nothing is.
 func (b *Broker) announce(c *client, online bool, reason string) {
-	if c.peer.Identity.Role != identity.RoleDevice || reason == protocol.ReasonShutdown {
+	if !c.isDevice() || reason == protocol.ReasonShutdown {
 		return
 	}
 	status := protocol.PresenceStatus{Online: online, Reason: reason, Since: b.config.Now().UTC(), Address: c.remote.String()}
-	b.retain(protocol.Presence(c.peer.Identity.ID), appendPresence(nil, status), 1)
+	b.tell(protocol.Presence(c.peer.Identity.ID), appendPresence(nil, status), 1)
 }
 
 // appendPresence writes a status as encoding/json does, without its cost in each connect.
@@ -40,44 +39,47 @@ var leafIsEnough = []byte(`{"chain":"leaf"}`)
 // need not: we know its issuer, or it were not here. It saves the device some 500 bytes
 // in each full handshake from then on. In a resumed one it presents nothing.
 func (b *Broker) tellChain(c *client) {
-	conn := c.conn.Load()
-	if conn == nil || c.peer.Resumed || c.peer.Identity.Role != identity.RoleDevice || len(conn.ConnectionState().PeerCertificates) < 2 {
+	if c.peer.Resumed || !c.isDevice() || len(c.conn.ConnectionState().PeerCertificates) < 2 {
 		return
 	}
-	b.retain(protocol.System(c.peer.Identity.ID, protocol.NoticeTLS), leafIsEnough, 0) // said again at the next full handshake
+	b.tell(protocol.System(c.peer.Identity.ID, protocol.NoticeTLS), leafIsEnough, 0) // said again at the next full handshake
 }
 
-// retain publishes a retained message of the hub's own, not by way of mochi, which
-// would take it through its whole server loop.
-func (b *Broker) retain(topic string, payload []byte, qos byte) {
-	b.retention.admit(topic, len(payload)) // so that a revocation finds it
-	b.route(packets.Packet{
-		ProtocolVersion: 5,
-		FixedHeader:     packets.FixedHeader{Type: packets.Publish, Qos: qos, Retain: true, Remaining: int(b.sequence.Add(1))},
-		TopicName:       topic,
-		Payload:         payload,
-		Created:         b.config.Now().Unix(),
-	})
+// tell publishes a retained message of the hub's own. It is about this moment, so it is
+// in the journal only for the stored sessions that get it.
+func (b *Broker) tell(name string, payload []byte, qos byte) {
+	b.retention.admit(name, len(payload)) // so that a revocation finds it
+	m := &message{volatile: true}
+	m.Publish = wire.Publish{Topic: name, Payload: payload, QoS: qos, Retain: true}
+	m.Number, m.Time, m.From = b.lastID.Add(1), b.config.Now(), ingest.Sender{Role: ingest.SenderHub}
+	m.size = int64(len(name)+len(payload)) + messageOverhead
+	b.retain(m)
+	b.spread(m)
 }
 
-// publishWill publishes the will of a connection that mochi gave up on.
-func (b *Broker) publishWill(c *client) {
-	will := c.mochi.Properties.Will
-	if will.Flag == 0 || !c.mayPublishWill(will.TopicName) {
+// spread delivers a message of the hub's own. What nobody stores waits for no disk.
+func (b *Broker) spread(m *message) {
+	matches := b.index.Match(m.Topic)
+	if len(matches.Direct) == 0 && len(matches.Shared) == 0 {
+		b.watchers.show(m)
 		return
 	}
-	pk := packets.Packet{
-		FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: will.Qos, Retain: will.Retain},
-		TopicName:   will.TopicName,
-		Payload:     will.Payload,
-		PacketID:    uint16(will.Qos), // mochi wants one and does nothing with it
-		Properties:  packets.Properties{User: will.User},
-	}
-	inline, ok := b.mqtt.Clients.Get("inline")
-	if !ok {
+	p := &publication{b: b, message: m}
+	if m.QoS > 0 {
+		// An error leaves those without it who asked for QoS 1: the journal refuses,
+		// which is known by then.
+		if err := b.accept(b.context, p); err != nil {
+			b.counters.unaccepted.Add(1)
+		}
 		return
 	}
-	if err := b.mqtt.InjectPacket(inline, pk); err != nil {
-		b.log.Error("will could not be published", "id", c.peer.Identity.ID, "error", err)
+	for i := range matches.Direct {
+		b.direct(m, &matches.Direct[i])
 	}
+	for _, group := range matches.Shared {
+		if member := b.choose(group); member != nil {
+			b.direct(m, member)
+		}
+	}
+	b.watchers.show(m)
 }

@@ -1,94 +1,158 @@
 package broker
 
 import (
-	mqtt "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/packets"
+	"slices"
+	"time"
 
-	"github.com/fleethub/fleethub/hub/policy"
+	"github.com/fleethub/fleethub/hub/ingest"
+	"github.com/fleethub/fleethub/hub/wire"
 )
 
-// Retained messages are sent here rather than by mochi, which pushes all that
-// match into a client's queue at once and loses what doesn't fit: a service
-// that asks for presence/# would learn of a few hundred devices.
-
-// replay is a subscription that is owed the retained messages of its time.
+// replay is a subscription that is owed retained messages: those that its queue had no
+// room for, and those of QoS 0.
 type replay struct {
-	sub    packets.Subscription
-	topics []string // still to be sent
+	sub    subscription
+	topics []string
 }
 
-// wantRetained keeps mochi from sending retained messages for a filter that is
-// about to be subscribed, and notes that we do.
-func (c *client) wantRetained(cl *mqtt.Client, sub *packets.Subscription) {
-	handling := sub.RetainHandling
-	sub.RetainHandling = 2 // never, to mochi
-	_, existed := cl.State.Subscriptions.Get(sub.Filter)
-	if handling == 2 || handling == 1 && existed || mqtt.IsSharedFilter(sub.Filter) {
-		return // [MQTT-3.3.1-10, -11]; shared subscriptions get none
+// retain keeps a message for its topic, or forgets the topic. One that was numbered
+// before what is there comes too late.
+func (b *Broker) retain(m *message) {
+	b.retainedMu.Lock() // over the look and what follows from it
+	defer b.retainedMu.Unlock()
+	if old, ok := b.retained.Get(m.Topic); ok && old.Number > m.Number {
+		return
 	}
-	c.wanted = append(c.wanted, *sub)
+	if len(m.Payload) == 0 { // [MQTT-3.3.1-6]
+		b.retained.Delete(m.Topic)
+		return
+	}
+	b.retained.Set(m.Topic, m)
 }
 
-// startReplays notes what is retained for the filters just subscribed. It runs
-// before the SUBACK, so what is published after that comes once.
-func (c *client) startReplays() {
-	for _, sub := range c.wanted {
+// collectRetained queues the retained messages for new subscriptions, as many as fit
+// into a queue; they may not be sent before the SUBACK, so the caller makes them ready.
+// The caller holds s.mu.
+func (b *Broker) collectRetained(s *Session, subs []subscription) (entries []*entry, queued []ingest.Queued) {
+	now := b.config.Now()
+	for _, sub := range subs {
 		r := replay{sub: sub}
-		for _, pk := range c.b.mqtt.Topics.Messages(sub.Filter) {
-			r.topics = append(r.topics, pk.TopicName)
-		}
-		c.replays = append(c.replays, r)
-	}
-	c.wanted = nil
-}
-
-// sendRetained, after the SUBACK, sends retained messages until the session's inflight table is
-// half full; acknowledgements bring us back here. What is sent is the value of
-// that moment, so that a newer one is never followed by an older.
-func (c *client) sendRetained(cl *mqtt.Client) {
-	for len(c.replays) > 0 {
-		r := &c.replays[0]
-		for len(r.topics) > 0 {
-			if cl.State.Inflight.Len() >= maxInflight/2 {
-				return
-			}
-			pk, ok := c.b.mqtt.Topics.Retained.Get(r.topics[0])
-			r.topics = r.topics[1:]
-			if !ok {
+		for _, name := range b.retained.Match(sub.Filter) {
+			m, ok := b.retained.Get(name)
+			if !ok || expired(m, now) {
 				continue
 			}
-			if _, err := c.sendOneRetained(cl, r.sub, pk); err != nil {
-				c.replays = nil // the connection is closing
-				return
+			h := retainedHow(m, sub)
+			if h.qos == 0 || m.volatile || s.box.waiting >= deviceQueue/2 {
+				r.topics = append(r.topics, name)
+				continue
 			}
+			e := b.queue(s, m, h)
+			if e == nil {
+				r.topics = append(r.topics, name)
+				continue
+			}
+			entries = append(entries, e)
+			queued = append(queued, ingest.Queued{Message: m.Number, Delivery: e.Delivery})
 		}
-		c.replays = c.replays[1:]
+		if len(r.topics) > 0 {
+			s.dropReplays(sub.Filter)
+			s.replays = append(s.replays, r)
+		}
 	}
-	c.replays = nil
+	return entries, queued
 }
 
-func (c *client) sendOneRetained(cl *mqtt.Client, sub packets.Subscription, pk packets.Packet) (sent bool, err error) {
-	if !policy.Allow(c.subject, policy.Receive, pk.TopicName).Allowed {
-		c.b.counters.withheld.Add(1)
-		return false, nil
+func (s *Session) dropReplays(filter string) {
+	s.replays = slices.DeleteFunc(s.replays, func(r replay) bool { return r.sub.Filter == filter })
+}
+
+// retainedHow says how a retained message answers a subscription [MQTT-3.3.1-8].
+func retainedHow(m *message, sub subscription) how {
+	h := how{qos: min(m.QoS, sub.QoS), retain: true}
+	if sub.SubID != 0 {
+		h.subIDs = []int{sub.SubID} // [MQTT-3.3.4-3]
 	}
-	out := pk.Copy(false)
-	out.FixedHeader.Retain = true // [MQTT-3.3.1-8]
-	out.FixedHeader.Qos = min(out.FixedHeader.Qos, sub.Qos)
-	if sub.Identifier > 0 {
-		out.Properties.SubscriptionIdentifier = []int{sub.Identifier} // [MQTT-3.3.4-3]
+	return h
+}
+
+// replay sends or queues retained messages that are still owed, while the queue is
+// short; acknowledgements bring us back here. What goes out is the value of that
+// moment, so that a newer one is never followed by an older. The caller holds s.mu,
+// and everything queued is sent.
+func (b *Broker) replay(s *Session) {
+	c := s.client
+	for len(s.replays) > 0 {
+		r := &s.replays[0]
+		for len(r.topics) > 0 {
+			if s.box.inflight >= c.window {
+				return
+			}
+			if c.conn.Lags() {
+				c.conn.OnDrain(func() { b.pumpLocked(s) })
+				return
+			}
+			m, ok := b.retained.Get(r.topics[0])
+			r.topics = r.topics[1:]
+			if !ok || expired(m, b.config.Now()) || !c.mayReceive(m) {
+				continue
+			}
+			b.replayOne(s, m, retainedHow(m, r.sub))
+		}
+		s.replays = s.replays[1:]
 	}
-	if out.FixedHeader.Qos == 0 {
-		return true, cl.WritePacket(out)
+	s.replays = nil
+}
+
+func (b *Broker) replayOne(s *Session, m *message, h how) {
+	c := s.client
+	if h.qos == 0 {
+		_ = c.sendMessage(m, h, 0, false) // an error means that it is closing
+		return
 	}
-	id, err := cl.NextPacketID()
-	if err != nil {
-		return false, nil // none free: cannot be, with a table half full
+	e := b.queue(s, m, h)
+	if e == nil {
+		return
 	}
-	out.PacketID = uint16(id)
-	cl.State.Inflight.Set(out)
-	if c.window.admit(out.PacketID) {
-		return true, cl.WritePacket(out)
+	if s.stored && !m.volatile {
+		_ = b.ingest.Subscribed(s.number, nil, []ingest.Queued{{Message: m.Number, Delivery: e.Delivery}}, nil)
 	}
-	return true, nil // sendHeld does
+	e.ready = true
+	if c.sendMessage(m, h, e.ID, false) == nil {
+		e.sent, e.out = true, true
+		s.box.inflight++
+		s.box.next++
+	}
+}
+
+// forgetRetained removes everything retained below a revoked device's topics.
+func (b *Broker) forgetRetained(id string) {
+	for _, name := range b.retention.take("d/" + id + "/") {
+		b.forgetOne(name)
+	}
+}
+
+// forgetOne removes what is retained for a topic, here and in the journal.
+func (b *Broker) forgetOne(name string) {
+	b.retaining.Lock()
+	defer b.retaining.Unlock()
+	number := b.lastID.Add(1)
+	_ = b.ingest.Retain(name, number, true) // an error marks the journal as stale
+	gone := &message{Message: ingest.Message{Number: number, Publish: wire.Publish{Topic: name}}}
+	b.retain(gone)
+}
+
+// forgetExpired removes retained messages whose time is over.
+func (b *Broker) forgetExpired(now time.Time) {
+	var over []string
+	b.retained.Range(func(name string, m *message) bool {
+		if expired(m, now) {
+			over = append(over, name)
+		}
+		return true
+	})
+	for _, name := range over {
+		b.retention.admit(name, 0)
+		b.forgetOne(name)
+	}
 }

@@ -3,8 +3,6 @@ package broker
 import (
 	"strings"
 	"sync"
-
-	"github.com/mochi-mqtt/server/v2/packets"
 )
 
 // How much may be retained below one device's topics (d/<id>/), or one group's. A
@@ -91,11 +89,4 @@ func (r *retention) take(owner string) []string {
 		topics = append(topics, t)
 	}
 	return topics
-}
-
-// forgetRetained removes everything retained below a revoked device's topics.
-func (b *Broker) forgetRetained(id string) {
-	for _, topic := range b.retention.take("d/" + id + "/") {
-		b.mqtt.Topics.RetainMessage(packets.Packet{TopicName: topic})
-	}
 }

@@ -1,75 +1,148 @@
 package broker
 
 import (
-	mqtt "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/packets"
+	"fmt"
+	"strings"
 
+	"github.com/fleethub/fleethub/hub/ingest"
+	"github.com/fleethub/fleethub/hub/journal"
 	"github.com/fleethub/fleethub/hub/policy"
+	"github.com/fleethub/fleethub/hub/topic"
+	"github.com/fleethub/fleethub/hub/wire"
 )
 
-// readSubscribe takes the packet identifier out of a SUBSCRIBE or UNSUBSCRIBE
-// and keeps it for the answer. mochi would look it up among the messages that
-// it sends and refuse the subscription if it finds it there.
-func (h *hook) readSubscribe(c *client, cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
-	if pk.PacketID == 0 {
-		return pk, c.violation(cl, packets.ErrProtocolViolationNoPacketID) // [MQTT-2.2.1-3]
+// subscribe takes a SUBSCRIBE: each filter is judged by itself. The SUBACK of a stored
+// session waits for the disk.
+func (c *client) subscribe(pk *wire.Subscribe) error {
+	b, s := c.b, c.session
+	ack := &wire.Suback{Kind: wire.TypeSuback, ID: pk.ID, Codes: make([]wire.Code, len(pk.Filters))}
+	s.mu.Lock()
+	if s.client != c {
+		s.mu.Unlock()
+		return errEnd
 	}
-	c.packetID = pk.PacketID
-	pk.PacketID, pk.FixedHeader.Qos = 0, 0
-	return pk, nil
-}
-
-// OnSubscribe judges each filter. One that is refused is emptied, which makes
-// mochi refuse it; OnSubscribed writes the right code.
-func (h *hook) OnSubscribe(cl *mqtt.Client, pk packets.Packet) packets.Packet {
-	c := clientOf(cl)
-	if c == nil {
-		return pk // an operator's watch
-	}
-	c.subCodes = make([]byte, len(pk.Filters))
-	room := maxSubscriptions - cl.State.Subscriptions.Len()
-	for i := range pk.Filters {
-		filter := pk.Filters[i].Filter
-		code := byte(0)
-		switch d := policy.Allow(c.subject, policy.Subscribe, filter); {
-		case !policy.ValidFilter(filter):
-			code = packets.ErrTopicFilterInvalid.Code
-		case !d.Allowed:
-			c.deny(policy.Subscribe, filter, d)
-			code = packets.ErrNotAuthorized.Code
-		default:
-			if _, ok := cl.State.Subscriptions.Get(filter); ok {
-				break
-			}
-			if room--; room < 0 {
-				code = packets.ErrQuotaExceeded.Code
-			}
-		}
-		if code != 0 {
-			c.subCodes[i] = code
-			pk.Filters[i].Filter = ""
+	var added []ingest.Subscription
+	var wanted []subscription
+	room := b.config.Quotas.Subscriptions - len(s.subs)
+	for i, f := range pk.Filters {
+		if ack.Codes[i] = c.maySubscribe(s, f, &room); ack.Codes[i] >= wire.UnspecifiedError {
 			continue
 		}
-		c.wantRetained(cl, &pk.Filters[i])
-	}
-	return pk
-}
-
-// OnSubscribed runs before the SUBACK is written, with its codes.
-func (h *hook) OnSubscribed(cl *mqtt.Client, _ packets.Packet, codes []byte) {
-	c := clientOf(cl)
-	if c == nil {
-		return
-	}
-	for i, code := range c.subCodes {
-		switch {
-		case code == 0:
-		case c.version == 5:
-			codes[i] = code
-		default:
-			codes[i] = packets.ErrUnspecifiedError.Code // the only one of 3.1.1
+		sub := subscription{ingest.Subscription{Subscription: f, SubID: pk.SubID}}
+		if s.subs == nil {
+			s.subs = make(map[string]subscription)
+		}
+		_, existed := s.subs[f.Filter]
+		s.subs[f.Filter] = sub
+		b.index.Subscribe(f.Filter, s, sub)
+		added = append(added, sub.Subscription)
+		if _, _, shared := topic.CutShare(f.Filter); !shared && (f.RetainHandling == 0 || f.RetainHandling == 1 && !existed) {
+			wanted = append(wanted, sub) // [MQTT-3.3.1-9 to -11]; shared subscriptions get none
 		}
 	}
-	c.subCodes = nil
-	c.startReplays()
+	entries, queued := b.collectRetained(s, wanted)
+	var done written
+	var err error
+	if s.stored && len(added) > 0 {
+		done = make(written, 1)
+		err = b.ingest.Subscribed(s.number, added, queued, done)
+	}
+	s.mu.Unlock()
+	if done != nil && err == nil {
+		err = <-done
+	}
+	if err != nil {
+		return c.unstored("subscription", err)
+	}
+	if err := c.send(ack); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range entries {
+		e.ready = true
+	}
+	b.pump(s)
+	return nil
+}
+
+// unstored ends a connection whose session can't be kept as it asks. What was done in
+// memory and isn't on disk comes right with the next checkpoint.
+func (c *client) unstored(what string, err error) error {
+	c.b.ingest.MarkStale()
+	return &wire.Error{Code: wire.ServerUnavailable, Detail: fmt.Sprintf("the %s can't be stored now: %v", what, err)}
+}
+
+// maySubscribe is the SUBACK's code for one filter.
+func (c *client) maySubscribe(s *Session, f wire.Subscription, room *int) wire.Code {
+	if !topic.ValidFilter(f.Filter) {
+		return wire.TopicFilterInvalid
+	}
+	if d := policy.Allow(c.subject, policy.Subscribe, f.Filter); !d.Allowed {
+		c.deny(policy.Subscribe, f.Filter, d)
+		return wire.NotAuthorized
+	}
+	if _, ok := s.subs[f.Filter]; !ok {
+		if *room--; *room < 0 {
+			return wire.QuotaExceeded
+		}
+	}
+	return wire.Code(f.QoS)
+}
+
+// unsubscribe takes an UNSUBSCRIBE. Messages that are queued still come.
+func (c *client) unsubscribe(pk *wire.Unsubscribe) error {
+	b, s := c.b, c.session
+	ack := &wire.Suback{Kind: wire.TypeUnsuback, ID: pk.ID, Codes: make([]wire.Code, len(pk.Filters))}
+	s.mu.Lock()
+	if s.client != c {
+		s.mu.Unlock()
+		return errEnd
+	}
+	var ended []string
+	for i, filter := range pk.Filters {
+		if _, ok := s.subs[filter]; !ok {
+			ack.Codes[i] = wire.NoSubscriptionExisted
+			if !topic.ValidFilter(filter) {
+				ack.Codes[i] = wire.TopicFilterInvalid
+			}
+			continue
+		}
+		filter = strings.Clone(filter)
+		delete(s.subs, filter)
+		b.index.Unsubscribe(filter, s)
+		s.dropReplays(filter)
+		ended = append(ended, filter)
+	}
+	err := error(nil)
+	var done written
+	if s.stored && len(ended) > 0 {
+		done = make(written, 1)
+		err = b.ingest.Unsubscribed(s.number, ended, journal.Waiter(done))
+	}
+	s.mu.Unlock()
+	if done != nil && err == nil {
+		err = <-done
+	}
+	if err != nil {
+		return c.unstored("end of the subscription", err)
+	}
+	return c.send(ack)
+}
+
+// revise drops the subscriptions that policy no longer allows to the session's owner,
+// who is back. The caller holds s.mu.
+func (b *Broker) revise(s *Session) {
+	var ended []string
+	for filter := range s.subs {
+		if !policy.Allow(s.subject, policy.Subscribe, filter).Allowed {
+			delete(s.subs, filter)
+			b.index.Unsubscribe(filter, s)
+			b.counters.withheld.Add(1)
+			ended = append(ended, filter)
+		}
+	}
+	if s.stored && len(ended) > 0 {
+		_ = b.ingest.Unsubscribed(s.number, ended, nil) // an error marks the journal as stale
+	}
 }

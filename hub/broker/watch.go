@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/packets"
-
-	"github.com/fleethub/fleethub/hub/policy"
+	"github.com/fleethub/fleethub/hub/topic"
 )
 
 // ErrFilter is in the chain of Watch's error about a filter that is none.
@@ -27,8 +25,81 @@ type Message struct {
 	Payload  []byte
 	QoS      byte
 	Retained bool      // was stored before the watch began
-	Time     time.Time // when the hub routed it; of a retained one when it was accepted, to the second
+	Time     time.Time // when the hub accepted it
 	Missed   uint64    // messages dropped since the one before, because the watcher lagged
+}
+
+// watcher is one Watch under way.
+type watcher struct {
+	filter string
+	queue  chan Message
+	missed atomic.Uint64
+	b      *Broker
+}
+
+// watchers are all of them, as an immutable list.
+type watchers struct {
+	mu   sync.Mutex // held by who changes list
+	list atomic.Pointer[[]*watcher]
+}
+
+func (w *watchers) any() bool { return w.list.Load() != nil }
+
+func (w *watchers) len() int {
+	if list := w.list.Load(); list != nil {
+		return len(*list)
+	}
+	return 0
+}
+
+func (w *watchers) add(one *watcher) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var list []*watcher
+	if old := w.list.Load(); old != nil {
+		list = append(list, *old...)
+	}
+	list = append(list, one)
+	w.list.Store(&list)
+}
+
+func (w *watchers) remove(one *watcher) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var list []*watcher
+	for _, other := range *w.list.Load() {
+		if other != one {
+			list = append(list, other)
+		}
+	}
+	if len(list) == 0 {
+		w.list.Store(nil)
+		return
+	}
+	w.list.Store(&list)
+}
+
+// show gives a message to the watchers whose filter matches it. Its payload must be
+// nobody's buffer if there are any.
+func (w *watchers) show(m *message) {
+	list := w.list.Load()
+	if list == nil {
+		return
+	}
+	for _, one := range *list {
+		if topic.Match(one.filter, m.Topic) {
+			one.show(m)
+		}
+	}
+}
+
+func (w *watcher) show(m *message) {
+	select {
+	case w.queue <- messageOf(m):
+	default:
+		w.missed.Add(1)
+		w.b.counters.watchDropped.Add(1)
+	}
 }
 
 // Watch delivers every message that matches filter, from retained ones on,
@@ -39,59 +110,40 @@ type Message struct {
 //
 // It is for operators, who may see everything but $-topics: policy is not asked.
 func (b *Broker) Watch(ctx context.Context, filter string, deliver func(Message)) error {
-	if !policy.ValidFilter(filter) || strings.HasPrefix(filter, "$") {
+	if !topic.ValidFilter(filter) || strings.HasPrefix(filter, "$") {
 		return fmt.Errorf("%w %q: levels are separated by /, + stands for a whole level, # for the rest", ErrFilter, filter)
 	}
 	if !b.enter() {
 		return ErrClosed
 	}
 	defer b.serving.Done()
-
-	queue := make(chan Message, b.config.WatchQueue)
-	var missed atomic.Uint64
-	take := func(_ *mqtt.Client, _ packets.Subscription, pk packets.Packet) {
-		if strings.HasPrefix(pk.TopicName, "$") {
-			return // mochi lets an inline "#" match them
-		}
-		m := messageOf(pk)
-		m.Time = b.config.Now().UTC() // mochi keeps whole seconds
-		select {
-		case queue <- m:
-		default:
-			missed.Add(1)
-			b.counters.watchDropped.Add(1)
-		}
-	}
-	id := int(b.watchID.Add(1))
-	b.counters.watchers.Add(1)
-	defer b.counters.watchers.Add(-1)
-	b.mqtt.Topics.InlineSubscribe(mqtt.InlineSubscription{Subscription: packets.Subscription{Filter: filter, Identifier: id}, Handler: take})
-	defer b.mqtt.Topics.InlineUnsubscribe(id, filter)
+	w := &watcher{filter: filter, queue: make(chan Message, b.config.WatchQueue), b: b}
+	b.watchers.add(w)
+	defer b.watchers.remove(w)
 	// Past the queue, which a fleet's retained messages would overflow.
-	for _, pk := range b.mqtt.Topics.Messages(filter) {
-		if strings.HasPrefix(pk.TopicName, "$") {
-			continue
-		}
+	for _, name := range b.retained.Match(filter) {
 		if ctx.Err() != nil {
 			return nil
 		}
-		m := messageOf(pk)
-		m.Retained = true
-		deliver(m)
+		if m, ok := b.retained.Get(name); ok && !expired(m, b.config.Now()) {
+			seen := messageOf(m)
+			seen.Retained = true
+			deliver(seen)
+		}
 	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-b.stop:
+		case <-b.context.Done():
 			return ErrClosed
-		case m := <-queue:
-			m.Missed = missed.Swap(0)
+		case m := <-w.queue:
+			m.Missed = w.missed.Swap(0)
 			deliver(m)
 		}
 	}
 }
 
-func messageOf(pk packets.Packet) Message {
-	return Message{Topic: pk.TopicName, Payload: pk.Payload, QoS: pk.FixedHeader.Qos, Time: time.Unix(pk.Created, 0).UTC()}
+func messageOf(m *message) Message {
+	return Message{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Time: m.Time.UTC()}
 }

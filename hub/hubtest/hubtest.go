@@ -50,6 +50,7 @@ func Start(t testing.TB, options ...Option) *Hub {
 	h.write()
 	h.config = server.DefaultConfig(h.Dir)
 	h.config.TrustDomain = certtest.TrustDomain
+	h.config.Journal.SegmentSize = 1 << 20 // many hubs in one test
 	h.config.MQTT.Addr, h.config.HTTPS.Addr, h.config.Metrics.Addr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	h.config.Now = func() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
 	for _, o := range options {

@@ -52,6 +52,7 @@ type Conn struct {
 	failure  error       // of the write that failed
 	gone     bool        // the peer has closed its side: nobody waits for a goodbye
 	greeted  bool        // the first write was made
+	drained  func()      // called once nothing is pending; nil: nobody asked
 	patience *time.Timer // cuts a connection that is closing; nil before Close
 }
 
@@ -106,6 +107,19 @@ func (c *Conn) Lags() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.pending != nil && len(*c.pending) > c.limit/2
+}
+
+// OnDrain has f called once, on a goroutine of the connection's own, when nothing that
+// was written waits any more. A later f replaces one that was not called yet; a
+// connection that ends calls none.
+func (c *Conn) OnDrain(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
+		return
+	}
+	c.drained = f
+	c.startFlush()
 }
 
 // Read reads what the peer sent. After Close it returns net.ErrClosed.
@@ -181,6 +195,12 @@ func (c *Conn) flush() {
 		c.mu.Lock()
 		buf := c.pending
 		c.pending = nil
+		if drained := c.drained; buf == nil && drained != nil && !c.closing {
+			c.drained = nil
+			c.mu.Unlock()
+			drained() // may write, so look again
+			continue
+		}
 		if buf == nil {
 			c.flushing = false
 			closing, gone := c.closing, c.gone

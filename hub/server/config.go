@@ -16,6 +16,7 @@ import (
 
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/hub/journal"
 	"github.com/fleethub/fleethub/hub/listener"
 	"github.com/fleethub/fleethub/hub/ticket"
 )
@@ -33,10 +34,13 @@ type Config struct {
 	MQTT        MQTTConfig    `yaml:"mqtt"`
 	HTTPS       HTTPSConfig   `yaml:"https"`
 	Metrics     MetricsConfig `yaml:"metrics"`
+	Journal     JournalConfig `yaml:"journal"`
 	Log         LogConfig     `yaml:"log"`
 
 	// Now is the hub's clock; nil is time.Now. For tests.
 	Now func() time.Time `yaml:"-"`
+	// JournalFS is the journal's file system; nil is the real one. For tests of failing disks.
+	JournalFS journal.FS `yaml:"-"`
 }
 
 // MQTTConfig is the device door.
@@ -62,6 +66,13 @@ type LimitsConfig struct {
 	AddressRate      int           `yaml:"address_rate"` // per second
 	IssuerBurst      int           `yaml:"issuer_burst"`
 	IssuerRate       int           `yaml:"issuer_rate"` // per second
+}
+
+// JournalConfig is where messages and sessions are kept.
+type JournalConfig struct {
+	RetainBytes int           `yaml:"retain_bytes"` // of messages that only readers of the journal want
+	RetainAge   time.Duration `yaml:"retain_age"`   // likewise
+	SegmentSize int           `yaml:"segment_size"` // bytes of one file
 }
 
 // HTTPSConfig is the operators' door.
@@ -104,6 +115,7 @@ func DefaultConfig(dir string) Config {
 		},
 		HTTPS:   HTTPSConfig{Addr: ":8443"},
 		Metrics: MetricsConfig{Addr: "127.0.0.1:9464"},
+		Journal: JournalConfig{RetainBytes: 1 << 30, RetainAge: 7 * 24 * time.Hour, SegmentSize: 64 << 20},
 		Log:     LogConfig{Level: "info", Format: "text"},
 	}
 }
@@ -167,6 +179,9 @@ func (c Config) Check() error {
 		{"mqtt.max_packet_size", c.MQTT.MaxPacketSize, 1 << 10, 256 << 20},
 		{"mqtt.handshake_timeout (ms)", int(c.MQTT.HandshakeTimeout.Milliseconds()), 100, 60_000},
 		{"mqtt.connect_timeout (ms)", int(c.MQTT.ConnectTimeout.Milliseconds()), 100, 60_000},
+		{"journal.retain_bytes", c.Journal.RetainBytes, 1 << 20, 1 << 50},
+		{"journal.retain_age (s)", int(c.Journal.RetainAge.Seconds()), 60, 10 * 365 * 24 * 3600},
+		{"journal.segment_size", c.Journal.SegmentSize, 1 << 20, 1 << 34},
 		{"mqtt.ticket_lifetime (s)", int(c.MQTT.TicketLifetime.Seconds()), 60, int(ticket.MaxLifetime.Seconds())},
 	} {
 		if n.value < n.low || n.value > n.up {

@@ -114,6 +114,11 @@ func (h *Hub) registerMetrics() {
 		"withheld":          {"Deliveries that policy no longer allowed.", func(s broker.Stats) uint64 { return s.Withheld }},
 		"dropped":           {"Deliveries lost to a full queue.", func(s broker.Stats) uint64 { return s.Dropped }},
 		"not_retained":      {"Messages delivered and not retained, because their device retains enough.", func(s broker.Stats) uint64 { return s.NotRetained }},
+		"unaccepted":        {"Messages refused because they could not be stored.", func(s broker.Stats) uint64 { return s.Unaccepted }},
+		"not_journaled":     {"QoS 0 messages delivered and not in the journal, because the disk was behind.", func(s broker.Stats) uint64 { return s.NotNoted }},
+		"too_large":         {"Deliveries lost because their client takes no packet so large.", func(s broker.Stats) uint64 { return s.TooLarge }},
+		"throttled":         {"Messages read later, because their sender exceeds its rate.", func(s broker.Stats) uint64 { return s.Throttled }},
+		"checkpoints":       {"Times that sessions and retained messages were written to the journal anew.", func(s broker.Stats) uint64 { return s.Checkpoints }},
 		"panics":            {"Panics contained while serving connections.", func(s broker.Stats) uint64 { return s.Panics }},
 		"messages_received": {"MQTT PUBLISH packets received.", func(s broker.Stats) uint64 { return s.MessagesReceived }},
 		"messages_sent":     {"MQTT PUBLISH packets sent.", func(s broker.Stats) uint64 { return s.MessagesSent }},
@@ -122,6 +127,10 @@ func (h *Hub) registerMetrics() {
 	} {
 		h.metrics.counter("fleethub_"+name+"_total", figure.help, nil, func() float64 { return float64(figure.read(h.broker.Stats())) })
 	}
+	h.metrics.gauge("fleethub_sessions", "Sessions, live and stored.", func() float64 { return float64(h.broker.Stats().Sessions) })
+	h.metrics.gauge("fleethub_retained", "Retained messages.", func() float64 { return float64(h.broker.Stats().Retained) })
+	h.metrics.gauge("fleethub_queued_bytes", "Messages that wait for sessions, in bytes.", func() float64 { return float64(h.broker.Stats().QueuedBytes) })
+	h.registerJournal()
 	h.metrics.counter("fleethub_sightings_dropped_total", "Last-seen times lost to a full queue.", nil, func() float64 { return float64(h.fleet.DroppedSightings()) })
 	for outcome, count := range map[string]*atomic.Uint64{
 		"minted": &h.codec.Stats.Minted, "fallback": &h.codec.Stats.Fallback, "accepted": &h.codec.Stats.Accepted, "rejected": &h.codec.Stats.Rejected,
@@ -134,13 +143,13 @@ func (h *Hub) registerMetrics() {
 }
 
 // newMetricsServer serves /metrics, /livez and /readyz in plain HTTP.
-func newMetricsServer(m *metrics, ready *atomic.Bool) *http.Server {
+func newMetricsServer(m *metrics, unready func() string) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !ready.Load() {
-			http.Error(w, "not ready: starting or stopping", http.StatusServiceUnavailable)
+		if why := unready(); why != "" {
+			http.Error(w, "not ready: "+why, http.StatusServiceUnavailable)
 			return
 		}
 		w.Write([]byte("ok\n"))

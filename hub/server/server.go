@@ -29,6 +29,7 @@ import (
 	"github.com/fleethub/fleethub/hub/boltstore"
 	"github.com/fleethub/fleethub/hub/broker"
 	"github.com/fleethub/fleethub/hub/fleet"
+	"github.com/fleethub/fleethub/hub/journal"
 	"github.com/fleethub/fleethub/hub/listener"
 	"github.com/fleethub/fleethub/hub/session"
 	"github.com/fleethub/fleethub/hub/ticket"
@@ -52,11 +53,14 @@ type Hub struct {
 	account *account
 	ready   atomic.Bool
 
+	refusing atomic.Bool // the journal takes no writes
+
 	trusting    sync.Mutex // held by changes of trust, over their files and the cutting of connections
 	verifier    *mtls.Verifier
 	certificate *mtls.Reloader
 	leafOnly    atomic.Bool // present no issuer: see presented
 	store       *boltstore.Store
+	journal     *journal.Journal
 	fleet       *fleet.Fleet
 	sessions    *session.Table
 	admission   *admission.Admission
@@ -141,8 +145,12 @@ func (h *Hub) load() error {
 	h.admission = admission.New(h.fleet)
 	h.account = newAccount(h.fleet, h.now, maxAccounts)
 	observer := observer{h.metrics, h.account}
+	state, err := h.openJournal()
+	if err != nil {
+		return err
+	}
 	h.broker, err = broker.New(broker.Config{
-		Devices: h.fleet, Sessions: h.sessions, Seen: h.fleet.Seen, MaxPacketSize: h.config.MQTT.MaxPacketSize,
+		Devices: h.fleet, Journal: h.journal, State: state, Sessions: h.sessions, Seen: h.fleet.Seen, MaxPacketSize: h.config.MQTT.MaxPacketSize,
 		OnRefused: observer.OnRefused, Now: h.now, Log: h.log,
 	})
 	if err != nil {
@@ -173,7 +181,7 @@ func (h *Hub) load() error {
 		Fleet: h.fleet, Verifier: h.verifier, Watch: h.watch, Live: h.live, Handshakes: h.account.of, Log: h.log,
 		Issuers: issuers{h}, Tickets: h.tickets, TicketStats: &h.codec.Stats, Started: h.started,
 	}, mtls.ServerConfig(mtls.ServerOptions{Certificate: h.presented, Verify: h.verifyAPI}))
-	h.health = newMetricsServer(h.metrics, &h.ready)
+	h.health = newMetricsServer(h.metrics, h.unready)
 	h.registerMetrics()
 	return nil
 }
@@ -309,6 +317,11 @@ func (h *Hub) Close() {
 			h.health.Close()
 		}
 		h.running.Wait()
+		if h.journal != nil {
+			if err := h.journal.Close(); err != nil {
+				h.log.Error("journal not closed", "error", err)
+			}
+		}
 		if h.fleet != nil {
 			h.fleet.Close()
 		}

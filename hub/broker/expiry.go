@@ -1,0 +1,105 @@
+package broker
+
+import (
+	"container/heap"
+	"sync"
+	"time"
+
+	"github.com/fleethub/fleethub/hub/wire"
+)
+
+// deadlines has the times at which something of a session may be over, earliest
+// first. What is due is asked of the session, so that nothing here is ever changed: a
+// session that was taken up again is passed over.
+type deadlines struct {
+	mu sync.Mutex // guards queue
+	queue
+}
+
+type deadline struct {
+	at time.Time
+	s  *Session
+}
+
+type queue []deadline
+
+func (q queue) Len() int           { return len(q) }
+func (q queue) Less(i, j int) bool { return q[i].at.Before(q[j].at) }
+func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+
+// Push implements heap.Interface.
+func (q *queue) Push(x any) { *q = append(*q, x.(deadline)) }
+
+// Pop implements heap.Interface.
+func (q *queue) Pop() any {
+	old := *q
+	last := old[len(old)-1]
+	old[len(old)-1] = deadline{}
+	*q = old[:len(old)-1]
+	return last
+}
+
+func (d *deadlines) add(at time.Time, s *Session) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	heap.Push(&d.queue, deadline{at, s})
+}
+
+// due takes out one session whose time has come, nil if there is none.
+func (d *deadlines) due(now time.Time) *Session {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.queue) == 0 || d.queue[0].at.After(now) {
+		return nil
+	}
+	return heap.Pop(&d.queue).(deadline).s
+}
+
+// sweep ends sessions whose time is over, with everything of them, and publishes
+// wills whose delay is. Time is the process's own, which no clock change moves.
+func (b *Broker) sweep() {
+	tick := time.NewTicker(sweepInterval)
+	defer tick.Stop()
+	forget := b.config.Now()
+	for {
+		select {
+		case <-b.context.Done():
+			return
+		case <-tick.C:
+		}
+		now := b.config.Now()
+		for s := b.deadlines.due(now); s != nil; s = b.deadlines.due(now) {
+			b.judgeTime(s, now)
+		}
+		if now.Sub(forget) >= retainedSweep {
+			forget = now
+			b.forgetExpired(now)
+		}
+		b.system.tick(b, now)
+	}
+}
+
+// retainedSweep is how often retained messages are looked through for expired ones,
+// which nobody gets in any case.
+const retainedSweep = time.Minute
+
+// seconds is a number of them, as the specification has times.
+func seconds(n uint32) time.Duration { return time.Duration(n) * time.Second }
+
+// judgeTime does what is due for a session without connection.
+func (b *Broker) judgeTime(s *Session, now time.Time) {
+	s.mu.Lock()
+	var last *wire.Will
+	if s.client == nil && !s.gone {
+		ends := !now.Before(s.left.Add(s.expiry))
+		if !s.willDue.IsZero() && (ends || !now.Before(s.willDue)) {
+			last = s.will
+			b.dropWill(s)
+		}
+		if ends {
+			b.end(s)
+		}
+	}
+	s.mu.Unlock()
+	b.publishWill(s, last)
+}

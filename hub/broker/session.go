@@ -1,0 +1,190 @@
+package broker
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/hub/ingest"
+	"github.com/fleethub/fleethub/hub/policy"
+	"github.com/fleethub/fleethub/hub/wire"
+)
+
+// sessionKey names a session. The role is part of it, so that a service can't
+// inherit the session of a device of the same ID; no role contains a '/'.
+func sessionKey(role identity.Role, clientID string) string {
+	return string(role) + "/" + clientID
+}
+
+// splitKey is the inverse of sessionKey; id is that of the identity, which a
+// service's client identifier begins with.
+func splitKey(key string) (role identity.Role, id string) {
+	r, clientID, _ := strings.Cut(key, "/")
+	id, _, _ = strings.Cut(clientID, ":") // no ID contains a colon
+	return identity.Role(r), id
+}
+
+// subscription is one of a session's, as the index holds it.
+type subscription struct {
+	ingest.Subscription
+}
+
+// Session is what the hub keeps for one client identifier: while it is connected
+// and, if it is stored, for a time thereafter.
+type Session struct {
+	key     string
+	subject policy.Subject
+	stored  bool   // outlives its connection, so it is in the journal
+	number  uint64 // in the journal; 0 unless stored
+
+	// reader is the connection, for who needs no lock: QoS 0 messages go there.
+	reader atomic.Pointer[client]
+
+	// presence is held while the connection's coming and going are announced, so that
+	// what is announced last is so. Never together with mu.
+	presence sync.Mutex
+
+	mu       sync.Mutex // guards what follows
+	gone     bool       // the session has ended; nothing is added to it any more
+	client   *client    // nil: not connected
+	version  byte
+	expiry   time.Duration
+	left     time.Time // when the connection ended; zero while there is one
+	will     *wire.Will
+	willDue  time.Time // when a will that waits is published; zero: none waits
+	subs     map[string]subscription
+	incoming map[uint16]bool // QoS 2 messages accepted and not yet released; true: on disk
+	box      outbox
+	replays  []replay // retained messages still to be queued
+}
+
+// sessions are all that there are.
+type sessions struct {
+	mu     sync.Mutex // guards m
+	m      map[string]*Session
+	lastID atomic.Uint64
+}
+
+func (t *sessions) find(key string) *Session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.m[key]
+}
+
+// findOrAdd returns the session of a key, or s if there is none.
+func (t *sessions) findOrAdd(key string, s func() *Session) *Session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	found := t.m[key]
+	if found == nil {
+		if t.m == nil {
+			t.m = make(map[string]*Session)
+		}
+		found = s()
+		t.m[key] = found
+	}
+	return found
+}
+
+func (t *sessions) remove(s *Session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.m[s.key] == s {
+		delete(t.m, s.key)
+	}
+}
+
+func (t *sessions) len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.m)
+}
+
+// all returns a snapshot.
+func (t *sessions) all() []*Session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]*Session, 0, len(t.m))
+	for _, s := range t.m {
+		list = append(list, s)
+	}
+	return list
+}
+
+// newSession returns an empty session that belongs to nobody yet.
+func (b *Broker) newSession(key string, subject policy.Subject) *Session {
+	return &Session{key: key, subject: subject}
+}
+
+// subjectOf returns who policy is asked about.
+func (b *Broker) subjectOf(role identity.Role, id string) policy.Subject {
+	subject := policy.Subject{Role: role, ID: id}
+	if role == identity.RoleDevice {
+		subject.Labels = func() map[string]string {
+			status, _ := b.config.Devices.Status(id)
+			return status.Labels
+		}
+	}
+	return subject
+}
+
+// end removes everything of a session: subscriptions, messages queued and inflight, a
+// will that waits. The caller holds s.mu; a connection that it has is the caller's
+// business.
+func (b *Broker) end(s *Session) {
+	if s.gone {
+		return
+	}
+	s.gone = true
+	for filter := range s.subs {
+		b.index.Unsubscribe(filter, s)
+	}
+	b.queued.Add(-s.box.bytes)
+	s.subs, s.incoming, s.box, s.replays, s.will, s.willDue = nil, nil, outbox{}, nil, nil, time.Time{}
+	if s.number != 0 {
+		_ = b.ingest.End(s.number, nil) // an error marks the journal as stale
+	}
+	b.sessions.remove(s)
+}
+
+// purge ends a session, whoever has it.
+func (b *Broker) purge(key string) {
+	s := b.sessions.find(key)
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b.end(s)
+}
+
+// record returns the session as the journal has it. The caller holds s.mu.
+func (s *Session) record() *ingest.Session {
+	r := &ingest.Session{
+		Number: s.number, Key: s.key, Version: s.version,
+		Connected: s.client != nil, Left: s.left, Expiry: s.expiry, Will: s.will,
+	}
+	if s.client != nil {
+		r.Left = time.Time{}
+	}
+	return r
+}
+
+// full is record with all that the session has.
+func (s *Session) full() *ingest.Session {
+	r := s.record()
+	for _, sub := range s.subs {
+		r.Subs = append(r.Subs, sub.Subscription)
+	}
+	for id := range s.incoming {
+		r.Incoming = append(r.Incoming, id)
+	}
+	for _, e := range s.box.entries {
+		if !e.done && e.message.position.Load() != 0 { // else it is nowhere in the journal, and need not be
+			r.Queue = append(r.Queue, ingest.Queued{Message: e.message.Number, Delivery: e.Delivery, Received: e.received})
+		}
+	}
+	return r
+}
