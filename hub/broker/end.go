@@ -67,6 +67,7 @@ func (b *Broker) detach(s *Session, c *client, lives bool) (last *wire.Will) {
 	switch {
 	case will == nil:
 	case will.Delay > 0 && lives:
+		s.willOf = c.peer
 		s.willDue = s.left.Add(min(seconds(will.Delay), s.expiry))
 		b.deadlines.add(s.willDue, s)
 	default:

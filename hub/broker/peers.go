@@ -39,11 +39,20 @@ func (b *Broker) Peers(match func(mtls.Peer) bool) []Connection {
 }
 
 // DisconnectPeers cuts every connection whose peer match picks, as Disconnect does
-// for one device: within a second, and without its will. Sessions stay, for their
+// for one device: within a second, and without its will, nor one that still waits for
+// its delay. Sessions stay, for their
 // owner may come back under another certificate. The caller has seen to it first that
 // admission refuses such peers.
 func (b *Broker) DisconnectPeers(ctx context.Context, match func(mtls.Peer) bool, reason string) (closed int, last time.Time) {
-	return b.live.DisconnectWhere(ctx, ofPeer(match), reason)
+	closed, last = b.live.DisconnectWhere(ctx, ofPeer(match), reason)
+	for _, s := range b.sessions.all() {
+		s.mu.Lock()
+		if !s.willDue.IsZero() && match(s.willOf) {
+			b.dropWill(s)
+		}
+		s.mu.Unlock()
+	}
+	return closed, last
 }
 
 func ofPeer(match func(mtls.Peer) bool) func(session.Conn) bool {

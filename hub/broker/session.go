@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/hub/ingest"
 	"github.com/fleethub/fleethub/hub/policy"
 	"github.com/fleethub/fleethub/hub/wire"
@@ -54,6 +55,7 @@ type Session struct {
 	left     time.Time // when the connection ended; zero while there is one
 	will     *wire.Will
 	willDue  time.Time // when a will that waits is published; zero: none waits
+	willOf   mtls.Peer // who left it; zero after a restart
 	subs     map[string]subscription
 	incoming map[uint16]bool // QoS 2 messages accepted and not yet released; true: on disk
 	box      outbox

@@ -27,6 +27,8 @@ type Message struct {
 	Retained bool      // was stored before the watch began
 	Time     time.Time // when the hub accepted it
 	Missed   uint64    // messages dropped since the one before, because the watcher lagged
+
+	number uint64
 }
 
 // watcher is one Watch under way.
@@ -121,6 +123,7 @@ func (b *Broker) Watch(ctx context.Context, filter string, deliver func(Message)
 	b.watchers.add(w)
 	defer b.watchers.remove(w)
 	// Past the queue, which a fleet's retained messages would overflow.
+	shown := make(map[uint64]bool) // a message may become retained, and be shown, while we look
 	for _, name := range b.retained.Match(filter) {
 		if ctx.Err() != nil {
 			return nil
@@ -128,6 +131,7 @@ func (b *Broker) Watch(ctx context.Context, filter string, deliver func(Message)
 		if m, ok := b.retained.Get(name); ok && !expired(m, b.config.Now()) {
 			seen := messageOf(m)
 			seen.Retained = true
+			shown[m.Number] = true
 			deliver(seen)
 		}
 	}
@@ -138,6 +142,9 @@ func (b *Broker) Watch(ctx context.Context, filter string, deliver func(Message)
 		case <-b.context.Done():
 			return ErrClosed
 		case m := <-w.queue:
+			if shown[m.number] {
+				continue
+			}
 			m.Missed = w.missed.Swap(0)
 			deliver(m)
 		}
@@ -145,5 +152,5 @@ func (b *Broker) Watch(ctx context.Context, filter string, deliver func(Message)
 }
 
 func messageOf(m *message) Message {
-	return Message{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Time: m.Time.UTC()}
+	return Message{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Time: m.Time.UTC(), number: m.Number}
 }

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/hub/policy"
 	"github.com/fleethub/fleethub/hub/wire"
 )
@@ -43,6 +45,9 @@ func (b *Broker) publishWill(s *Session, will *wire.Will) {
 		return
 	}
 	role, id := splitKey(s.key)
+	if status, _ := b.config.Devices.Status(id); role == identity.RoleDevice && !status.State.MayConnect() {
+		return // it was cut off meanwhile, or between the marking and the cutting
+	}
 	if d := policy.Allow(s.subject, policy.Publish, will.Message.Topic); !d.Allowed {
 		b.counters.denied.Add(1)
 		b.log.Warn("will denied by policy", "id", id, "role", role, "rule", d.Rule)
@@ -69,6 +74,6 @@ func (b *Broker) dropWill(s *Session) {
 	if s.gone || s.will == nil || s.client != nil {
 		return
 	}
-	s.will, s.willDue = nil, time.Time{}
+	s.will, s.willDue, s.willOf = nil, time.Time{}, mtls.Peer{}
 	_ = b.ingest.Presence(s.record(), nil) // an error marks the journal as stale
 }
