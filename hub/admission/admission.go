@@ -45,10 +45,17 @@ type Devices interface {
 // Admission decides for one hub. It is immutable and safe for concurrent use.
 type Admission struct {
 	devices Devices
+	allow   func(policy.Subject, policy.Action, string) policy.Decision
 }
 
-// New returns an Admission over the devices of a fleet.
-func New(devices Devices) *Admission { return &Admission{devices} }
+// New returns an Admission over the devices of a fleet. allow is the policy; nil:
+// policy.Allow.
+func New(devices Devices, allow func(policy.Subject, policy.Action, string) policy.Decision) *Admission {
+	if allow == nil {
+		allow = policy.Allow
+	}
+	return &Admission{devices, allow}
+}
 
 // Check returns nil if the peer may connect over MQTT now, else a *Refusal. A
 // device must be registered, in a state that may connect, and present a
@@ -110,7 +117,7 @@ func (a *Admission) CheckConnect(peer mtls.Peer, subject policy.Subject, c Conne
 	if !c.Will {
 		return nil
 	}
-	if d := policy.Allow(subject, policy.Publish, c.WillTopic); !d.Allowed {
+	if d := a.allow(subject, policy.Publish, c.WillTopic); !d.Allowed {
 		return refuse(id, ReasonWill, "%s may not publish to its will topic %.120q (%s)", id.ID, c.WillTopic, d.Rule)
 	}
 	return nil

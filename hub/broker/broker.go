@@ -40,6 +40,7 @@ import (
 	"github.com/fleethub/fleethub/hub/admission"
 	"github.com/fleethub/fleethub/hub/ingest"
 	"github.com/fleethub/fleethub/hub/journal"
+	"github.com/fleethub/fleethub/hub/policy"
 	"github.com/fleethub/fleethub/hub/protocol"
 	"github.com/fleethub/fleethub/hub/session"
 	"github.com/fleethub/fleethub/hub/topic"
@@ -65,6 +66,9 @@ type Config struct {
 	// The Broker takes State over.
 	Journal ingest.Journal
 	State   *ingest.State
+
+	// Allow is the policy; nil: policy.Allow.
+	Allow func(policy.Subject, policy.Action, string) policy.Decision
 
 	// Seen is told of every device whose CONNECT was accepted, and again when its
 	// connection has ended. It must not block.
@@ -123,6 +127,7 @@ type Broker struct {
 
 	checkpointed uint64 // ingest.Appended at the last checkpoint; the keeper's own
 	written      uint64 // octets that the last checkpoint wrote; likewise
+	breathed     uint64 // ingest.Appended when the checkpoint last waited for the disk; likewise
 
 	mu      sync.Mutex // guards closed and, while it is false, serving's growth
 	closed  bool
@@ -148,6 +153,9 @@ func New(config Config) (*Broker, error) {
 	if config.CheckpointAfter <= 0 {
 		config.CheckpointAfter = 64 << 20
 	}
+	if config.Allow == nil {
+		config.Allow = policy.Allow
+	}
 	if config.Now == nil {
 		config.Now = time.Now
 	}
@@ -161,7 +169,7 @@ func New(config Config) (*Broker, error) {
 	b := &Broker{
 		config:    config,
 		log:       config.Log,
-		admission: admission.New(config.Devices),
+		admission: admission.New(config.Devices, config.Allow),
 		live:      config.Sessions,
 		ingest:    ingest.New(config.Journal, 0),
 	}
@@ -250,7 +258,7 @@ func (b *Broker) DisconnectMany(ctx context.Context, ids []string, reason string
 			}
 		}
 		key := sessionKey(identity.RoleDevice, id)
-		if reason == protocol.ReasonRevoked {
+		if endsDevice(reason) {
 			b.purge(key)
 			b.forgetRetained(id)
 		} else {
@@ -258,6 +266,11 @@ func (b *Broker) DisconnectMany(ctx context.Context, ids []string, reason string
 		}
 	}
 	return result
+}
+
+// endsDevice reports whether a device that is cut off for that reason never comes back.
+func endsDevice(reason string) bool {
+	return reason == protocol.ReasonRevoked || reason == protocol.ReasonRetired || reason == protocol.ReasonReplaced
 }
 
 // Purge removes a device's stored session: subscriptions, queued and inflight

@@ -91,7 +91,7 @@ func startHub(t *testing.T, change ...func(*Config, *listener.Config)) *testHub 
 			h.seen = append(h.seen, id)
 		},
 	}
-	admit := admission.New(h.devices)
+	admit := admission.New(h.devices, nil)
 	cert := h.pki.Server().Certificate
 	front := listener.Config{
 		TLS: mtls.ServerConfig(mtls.ServerOptions{Certificate: func() (*tls.Certificate, error) { return &cert, nil }}),

@@ -17,6 +17,8 @@ import (
 const (
 	keepInterval  = time.Second
 	sessionsATime = 64 // between two openings of the gate
+	// checkpointAhead is how many octets a checkpoint has waiting for the disk, about.
+	checkpointAhead = 2 << 20
 )
 
 // keep makes checkpoints: when the journal has grown by as much as the state takes,
@@ -57,7 +59,15 @@ func (b *Broker) checkpoint() error {
 		return fmt.Errorf("begin checkpoint: %w", err)
 	}
 	for chunk := range slices.Chunk(b.sessions.all(), sessionsATime) {
+		for _, s := range chunk {
+			if err := b.keepQueue(s, start); err != nil {
+				return err
+			}
+		}
 		if err := b.writeSessions(chunk, start); err != nil {
+			return err
+		}
+		if err := b.breathe(); err != nil {
 			return err
 		}
 		if b.context.Err() != nil {
@@ -76,6 +86,42 @@ func (b *Broker) checkpoint() error {
 	b.checkpointed = b.ingest.Appended()
 	b.written = b.checkpointed - begin
 	b.counters.checkpoints.Add(1)
+	return nil
+}
+
+// breathe waits for the disk if the checkpoint has a good deal waiting for it: the
+// journal's buffer is for messages first.
+func (b *Broker) breathe() error {
+	now := b.ingest.Appended()
+	if now-b.breathed < checkpointAhead {
+		return nil
+	}
+	b.breathed = now
+	return b.await(func(w journal.Waiter) error { _, err := b.ingest.Mark(w); return err })
+}
+
+// keepQueue writes a queue's messages again, before the session that names them: that
+// needs no closed gate, and a long queue takes a while. What comes meanwhile lies
+// behind start.
+func (b *Broker) keepQueue(s *Session, start journal.Position) error {
+	s.mu.Lock()
+	messages := make([]*message, 0, s.box.waiting)
+	if s.stored {
+		for _, e := range s.box.entries {
+			if !e.done {
+				messages = append(messages, e.message)
+			}
+		}
+	}
+	s.mu.Unlock()
+	for _, m := range messages {
+		if err := b.keepMessage(m, start); err != nil {
+			return err
+		}
+		if err := b.breathe(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -129,6 +175,16 @@ func (b *Broker) writeRetained(start journal.Position) error {
 		}
 		return true
 	})
+	for _, name := range names {
+		if m, ok := b.retained.Get(name); ok {
+			if err := b.keepMessage(m, start); err != nil {
+				return err
+			}
+			if err := b.breathe(); err != nil {
+				return err
+			}
+		}
+	}
 	for chunk := range slices.Chunk(names, sessionsATime) {
 		if err := b.writeSomeRetained(chunk, start); err != nil {
 			return err

@@ -109,7 +109,7 @@ func (c *client) run() {
 	for {
 		c.arm()
 		var pk wire.Packet
-		if pk, err = reader.Next(); err == nil {
+		if pk, err = c.next(reader); err == nil {
 			err = c.take(pk)
 		}
 		if err != nil {
@@ -117,6 +117,21 @@ func (c *client) run() {
 			return
 		}
 	}
+}
+
+// grace is how long a client that was silent for too long is looked at once more.
+const grace = 100 * time.Millisecond
+
+// next returns the next packet. Where the deadline has passed, what lies in the socket
+// still counts: perhaps it is us who were not there for a while.
+func (c *client) next(reader *wire.Reader) (wire.Packet, error) {
+	pk, err := reader.Next()
+	if err == nil || c.keepAlive == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return pk, err
+	}
+	c.armed = time.Time{}
+	c.conn.SetReadDeadline(time.Now().Add(grace))
+	return reader.Next()
 }
 
 var (
@@ -205,10 +220,32 @@ func (c *client) complain(err error) {
 func (c *client) send(pk wire.Packet) error {
 	var scratch [64]byte
 	data, err := wire.Append(scratch[:0], pk, c.version)
+	if err == nil && c.limit > 0 && len(data) > int(c.limit) {
+		data, err = wire.Append(scratch[:0], withoutReason(pk), c.version)
+	}
 	if err != nil {
 		return fmt.Errorf("encode packet of type %d: %w", pk.Type(), err)
 	}
+	if c.limit > 0 && len(data) > int(c.limit) {
+		return nil // the client takes nothing of that kind [MQTT-3.1.2-24]
+	}
 	return c.write(data)
+}
+
+// withoutReason is a packet without what makes it too large for the client
+// [MQTT-3.2.2-19, MQTT-3.14.2-3].
+func withoutReason(pk wire.Packet) wire.Packet {
+	switch pk := pk.(type) {
+	case *wire.Connack:
+		short := *pk
+		short.Reason = ""
+		return &short
+	case *wire.Disconnect:
+		short := *pk
+		short.Reason = ""
+		return &short
+	}
+	return pk
 }
 
 // acknowledge sends a PUBACK, PUBREC, PUBREL or PUBCOMP.
@@ -260,7 +297,7 @@ func disconnectCode(reason string) wire.Code {
 	switch reason {
 	case protocol.ReasonTakenOver:
 		return wire.SessionTakenOver
-	case protocol.ReasonRevoked, protocol.ReasonSuspended, protocol.ReasonUntrusted:
+	case protocol.ReasonRevoked, protocol.ReasonRetired, protocol.ReasonReplaced, protocol.ReasonSuspended, protocol.ReasonUntrusted:
 		return wire.AdministrativeAction
 	case protocol.ReasonShutdown:
 		return wire.ServerShuttingDown

@@ -52,7 +52,7 @@ func (c *client) noConnect(err error) error {
 
 // judge decides whether the peer may connect as its CONNECT says.
 func (c *client) judge(pk *wire.Connect) error {
-	c.clientID, c.version = pk.ClientID, pk.Version
+	c.clientID, c.version, c.limit = pk.ClientID, pk.Version, pk.MaximumPacketSize
 	if pk.Version != wire.V311 && pk.Version != wire.V5 {
 		c.version = wire.V311
 		if pk.Version > wire.V5 {
@@ -139,7 +139,6 @@ func (c *client) connect(pk *wire.Connect) error {
 func (c *client) settle(pk *wire.Connect) {
 	quotas := &c.b.config.Quotas
 	c.keepAlive = time.Duration(pk.KeepAlive) * time.Second * 3 / 2
-	c.limit = pk.MaximumPacketSize
 	c.noReasons = pk.NoProblemInfo
 	c.window = quotas.Inflight
 	if pk.ReceiveMaximum > 0 {
@@ -211,9 +210,12 @@ func (c *client) attach(pk *wire.Connect, expiry time.Duration) (s *Session, pre
 			last = s.will // the session ends before its delay does [MQTT-3.1.3-9]
 		}
 		if !lives { // [MQTT-3.1.2-4]
-			b.end(s)
+			err := b.endOnDisk(s)
 			s.mu.Unlock()
 			b.publishWill(s, last)
+			if err != nil {
+				return nil, false, err
+			}
 			return c.attach(withClean(pk), expiry)
 		}
 		present = true

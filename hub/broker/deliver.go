@@ -116,7 +116,7 @@ func (b *Broker) queue(s *Session, m *message, h how) *entry {
 func (b *Broker) dropExpired(s *Session) (some bool) {
 	now := b.config.Now()
 	for _, e := range slices.Clone(s.box.entries) {
-		if !e.done && e.ready && !e.received && expired(e.message, now) {
+		if !e.done && e.ready && !e.sent && expired(e.message, now) { // [MQTT-4.3.3-7]
 			b.drop(s, e)
 			some = true
 		}
@@ -193,7 +193,7 @@ func (c *client) sendQoS0(m *message, h how) {
 // mayReceive asks policy once more, for rules and labels may have changed since the
 // subscription.
 func (c *client) mayReceive(m *message) bool {
-	if policy.Allow(c.subject, policy.Receive, m.Topic).Allowed {
+	if c.b.config.Allow(c.subject, policy.Receive, m.Topic).Allowed {
 		return true
 	}
 	c.b.counters.withheld.Add(1)
@@ -220,7 +220,7 @@ func (b *Broker) pump(s *Session) {
 			return
 		case e.received:
 			_ = c.acknowledge(wire.TypePubrel, e.ID, wire.Success)
-		case expired(e.message, b.config.Now()), !c.mayReceive(e.message):
+		case !e.sent && expired(e.message, b.config.Now()), !c.mayReceive(e.message):
 			b.drop(s, e)
 			continue
 		default:

@@ -36,7 +36,7 @@ func (b *Broker) leave(c *client, err error) {
 	s.mu.Lock()
 	var last *wire.Will
 	if s.client == c {
-		lives := s.stored && s.expiry > 0
+		lives := s.stored && s.expiry > 0 && !s.gone
 		last = b.detach(s, c, lives)
 		if lives {
 			_ = b.ingest.Presence(s.record(), nil) // an error marks the journal as stale
@@ -81,7 +81,7 @@ func (b *Broker) detach(s *Session, c *client, lives bool) (last *wire.Will) {
 // device that an operator cut off has no last word, nor has anybody when the hub stops.
 func (c *client) mayLeaveWill() bool {
 	switch c.whyEnded() {
-	case protocol.ReasonRevoked, protocol.ReasonSuspended, protocol.ReasonUntrusted, protocol.ReasonShutdown:
+	case protocol.ReasonRevoked, protocol.ReasonRetired, protocol.ReasonReplaced, protocol.ReasonSuspended, protocol.ReasonUntrusted, protocol.ReasonShutdown:
 		return false
 	}
 	return true

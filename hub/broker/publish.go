@@ -43,7 +43,7 @@ func (c *client) publish(pk *wire.Publish, now time.Time) error {
 		b.counters.throttled.Add(1)
 		c.pause(c.rate.wait(now))
 	}
-	d := policy.Allow(c.subject, policy.Publish, pk.Topic)
+	d := b.config.Allow(c.subject, policy.Publish, pk.Topic)
 	if !d.Allowed {
 		c.deny(policy.Publish, pk.Topic, d)
 		return c.reject(pk, wire.NotAuthorized)

@@ -4,6 +4,7 @@ import (
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/hub/ingest"
 	"github.com/fleethub/fleethub/hub/protocol"
+	"github.com/fleethub/fleethub/hub/registry"
 )
 
 // restore brings back what the journal has. Nobody is connected yet. Whoever was, when
@@ -27,6 +28,9 @@ func (b *Broker) restore(state *ingest.State) error {
 	}
 	now := b.config.Now()
 	for _, stored := range state.Sessions {
+		if !b.mayComeBack(stored.Key) {
+			continue // the checkpoint below leaves it out
+		}
 		s := b.restoreSession(stored, messages)
 		if stored.Connected {
 			s.left = now
@@ -48,6 +52,17 @@ func (b *Broker) restore(state *ingest.State) error {
 	// Written anew at once: so the journal says that nobody is connected.
 	b.ingest.MarkStale()
 	return nil
+}
+
+// mayComeBack reports whether whose session it is may ever connect again. Revoking ends
+// sessions, but after the revocation is on disk: a crash can come between.
+func (b *Broker) mayComeBack(key string) bool {
+	role, id := splitKey(key)
+	if role != identity.RoleDevice {
+		return true
+	}
+	status, known := b.config.Devices.Status(id)
+	return known && (status.State.MayConnect() || status.State == registry.StateSuspended)
 }
 
 func (b *Broker) restoreMessage(stored *ingest.Message) *message {

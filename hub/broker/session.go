@@ -10,6 +10,7 @@ import (
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/hub/ingest"
 	"github.com/fleethub/fleethub/hub/policy"
+	"github.com/fleethub/fleethub/hub/protocol"
 	"github.com/fleethub/fleethub/hub/wire"
 )
 
@@ -149,6 +150,34 @@ func (b *Broker) end(s *Session) {
 		_ = b.ingest.End(s.number, nil) // an error marks the journal as stale
 	}
 	b.sessions.remove(s)
+}
+
+// endOnDisk ends a session that its client wants to be rid of. A stored one is ended on
+// disk first, so that an error leaves it as it was and the next try tries again. The
+// caller holds s.mu, which is not held meanwhile.
+func (b *Broker) endOnDisk(s *Session) error {
+	if !s.stored || s.gone {
+		b.end(s)
+		return nil
+	}
+	done := make(written, 1)
+	err := b.ingest.End(s.number, done)
+	s.mu.Unlock()
+	if err == nil {
+		err = <-done
+	}
+	s.mu.Lock()
+	if err != nil {
+		b.ingest.MarkStale() // in doubt: the record may be there
+		return err
+	}
+	if next := s.client; next != nil { // it came while we waited, to a session that is no more
+		next.Disconnect(protocol.ReasonTakenOver)
+		s.client = nil
+		s.reader.Store(nil)
+	}
+	b.end(s)
+	return nil
 }
 
 // purge ends a session, whoever has it.

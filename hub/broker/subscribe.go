@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/fleethub/fleethub/hub/ingest"
-	"github.com/fleethub/fleethub/hub/journal"
 	"github.com/fleethub/fleethub/hub/policy"
 	"github.com/fleethub/fleethub/hub/topic"
 	"github.com/fleethub/fleethub/hub/wire"
@@ -78,7 +77,7 @@ func (c *client) maySubscribe(s *Session, f wire.Subscription, room *int) wire.C
 	if !topic.ValidFilter(f.Filter) {
 		return wire.TopicFilterInvalid
 	}
-	if d := policy.Allow(c.subject, policy.Subscribe, f.Filter); !d.Allowed {
+	if d := c.b.config.Allow(c.subject, policy.Subscribe, f.Filter); !d.Allowed {
 		c.deny(policy.Subscribe, f.Filter, d)
 		return wire.NotAuthorized
 	}
@@ -101,24 +100,22 @@ func (c *client) unsubscribe(pk *wire.Unsubscribe) error {
 	}
 	var ended []string
 	for i, filter := range pk.Filters {
-		if _, ok := s.subs[filter]; !ok {
+		switch _, ok := s.subs[filter]; {
+		case ok:
+			ended = append(ended, strings.Clone(filter))
+		case !topic.ValidFilter(filter):
+			ack.Codes[i] = wire.TopicFilterInvalid
+		default:
 			ack.Codes[i] = wire.NoSubscriptionExisted
-			if !topic.ValidFilter(filter) {
-				ack.Codes[i] = wire.TopicFilterInvalid
-			}
-			continue
 		}
-		filter = strings.Clone(filter)
-		delete(s.subs, filter)
-		b.index.Unsubscribe(filter, s)
-		s.dropReplays(filter)
-		ended = append(ended, filter)
 	}
-	err := error(nil)
+	// On disk before in memory: else, after an error, the next try would find nothing
+	// to end, and be told that it is done.
 	var done written
+	var err error
 	if s.stored && len(ended) > 0 {
 		done = make(written, 1)
-		err = b.ingest.Unsubscribed(s.number, ended, journal.Waiter(done))
+		err = b.ingest.Unsubscribed(s.number, ended, done)
 	}
 	s.mu.Unlock()
 	if done != nil && err == nil {
@@ -127,6 +124,15 @@ func (c *client) unsubscribe(pk *wire.Unsubscribe) error {
 	if err != nil {
 		return c.unstored("end of the subscription", err)
 	}
+	s.mu.Lock()
+	for _, filter := range ended {
+		if s.client == c {
+			delete(s.subs, filter)
+			b.index.Unsubscribe(filter, s)
+			s.dropReplays(filter)
+		}
+	}
+	s.mu.Unlock()
 	return c.send(ack)
 }
 
@@ -135,7 +141,7 @@ func (c *client) unsubscribe(pk *wire.Unsubscribe) error {
 func (b *Broker) revise(s *Session) {
 	var ended []string
 	for filter := range s.subs {
-		if !policy.Allow(s.subject, policy.Subscribe, filter).Allowed {
+		if !b.config.Allow(s.subject, policy.Subscribe, filter).Allowed {
 			delete(s.subs, filter)
 			b.index.Unsubscribe(filter, s)
 			b.counters.withheld.Add(1)

@@ -30,6 +30,7 @@ type Conn struct {
 	// handler runs, never changed.
 	Peer mtls.Peer
 
+	writing  atomic.Int64 // Unix nanoseconds at which a write began that isn't over; 0: none
 	raw      *rawConn
 	tls      *tls.Conn
 	pool     *sync.Pool
@@ -237,7 +238,10 @@ func (c *Conn) send(p []byte) error {
 		if err := c.tls.SetWriteDeadline(time.Now().Add(c.writeTimeout)); err != nil {
 			return err
 		}
-		if _, err := c.tls.Write(chunk); err != nil {
+		c.writing.Store(time.Now().UnixNano())
+		_, err := c.tls.Write(chunk)
+		c.writing.Store(0)
+		if err != nil {
 			return err
 		}
 	}
@@ -255,10 +259,19 @@ func (c *Conn) Close() error {
 	}
 	c.closing = true
 	c.tls.SetReadDeadline(longAgo)
+	if at := c.writing.Load(); at != 0 && time.Since(time.Unix(0, at)) > stuck {
+		// The peer reads nothing: what else is there to say won't reach it either. Not
+		// here: the socket's close may not be waited for under the lock.
+		c.flushers.Go(c.Cut)
+		return nil
+	}
 	c.patience = time.AfterFunc(c.closeTimeout, c.Cut)
 	c.startFlush()
 	return nil
 }
+
+// stuck is how long a write takes to a peer that has stopped reading.
+const stuck = 20 * time.Millisecond
 
 // longAgo as a deadline ends a read that is under way.
 var longAgo = time.Unix(1, 0)

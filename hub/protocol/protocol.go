@@ -276,6 +276,8 @@ const (
 	ReasonProtocol     = "protocol"      // the hub cut it for a malformed or forbidden packet
 	ReasonSuspended    = "suspended"     // an operator suspended the device
 	ReasonRevoked      = "revoked"       // an operator revoked the device
+	ReasonRetired      = "retired"       // an operator retired the device
+	ReasonReplaced     = "replaced"      // another device has taken its place
 	ReasonUntrusted    = "untrusted"     // the issuing CA of its certificate was removed
 	ReasonShutdown     = "hub-shut-down" // the hub is stopping
 )

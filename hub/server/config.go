@@ -18,6 +18,7 @@ import (
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/hub/journal"
 	"github.com/fleethub/fleethub/hub/listener"
+	"github.com/fleethub/fleethub/hub/policy"
 	"github.com/fleethub/fleethub/hub/ticket"
 )
 
@@ -39,6 +40,8 @@ type Config struct {
 
 	// Now is the hub's clock; nil is time.Now. For tests.
 	Now func() time.Time `yaml:"-"`
+	// Allow is the policy; nil is the shipped one.
+	Allow func(policy.Subject, policy.Action, string) policy.Decision `yaml:"-"`
 	// JournalFS is the journal's file system; nil is the real one. For tests of failing disks.
 	JournalFS journal.FS `yaml:"-"`
 }

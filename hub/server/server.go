@@ -142,7 +142,7 @@ func (h *Hub) load() error {
 	if err != nil {
 		return err
 	}
-	h.admission = admission.New(h.fleet)
+	h.admission = admission.New(h.fleet, h.config.Allow)
 	h.account = newAccount(h.fleet, h.now, maxAccounts)
 	observer := observer{h.metrics, h.account}
 	state, err := h.openJournal()
@@ -150,7 +150,7 @@ func (h *Hub) load() error {
 		return err
 	}
 	h.broker, err = broker.New(broker.Config{
-		Devices: h.fleet, Journal: h.journal, State: state, Sessions: h.sessions, Seen: h.fleet.Seen, MaxPacketSize: h.config.MQTT.MaxPacketSize,
+		Devices: h.fleet, Allow: h.config.Allow, Journal: h.journal, State: state, Sessions: h.sessions, Seen: h.fleet.Seen, MaxPacketSize: h.config.MQTT.MaxPacketSize,
 		OnRefused: observer.OnRefused, Now: h.now, Log: h.log,
 	})
 	if err != nil {
