@@ -71,7 +71,7 @@ func TestCheck(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := reason(t, New(tt.devices).Check(tt.peer)); got != tt.want {
+			if got := reason(t, New(tt.devices, nil).Check(tt.peer)); got != tt.want {
 				t.Errorf("reason %q, want %q", got, tt.want)
 			}
 		})
@@ -109,7 +109,7 @@ func TestCheckConnect(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			subject := policy.Subject{Role: tt.peer.Identity.Role, ID: tt.peer.Identity.ID}
-			if got := reason(t, New(devices{}).CheckConnect(tt.peer, subject, tt.connect)); got != tt.want {
+			if got := reason(t, New(devices{}, nil).CheckConnect(tt.peer, subject, tt.connect)); got != tt.want {
 				t.Errorf("reason %q, want %q", got, tt.want)
 			}
 		})
