@@ -328,6 +328,9 @@ func (h *testHub) online(c certtest.Credential, options ...option) *peer {
 		m, ok := h.retained.Get(protocol.Presence(c.Identity.ID))
 		return ok && strings.Contains(string(m.Payload), `"connected"`) && strings.Contains(string(m.Payload), w.conn.LocalAddr().String())
 	})
+	s := h.sessions.find(sessionKey(identity.RoleDevice, c.Identity.ID))
+	s.presence.Lock() // until whoever is subscribed has been told
+	s.presence.Unlock()
 	return w
 }
 

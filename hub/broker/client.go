@@ -42,7 +42,8 @@ type client struct {
 	before     *client // whose place it took, if any
 	aliasLimit uint16  // topic aliases that the client takes
 
-	// Touched by the reader alone.
+	// Touched by who reads alone.
+	reader  *wire.Reader
 	armed   time.Time // when the read deadline was set
 	refused bool      // and logged
 	broken  bool      // the peer broke the protocol
@@ -66,27 +67,26 @@ type client struct {
 
 var _ session.Conn = (*client)(nil)
 
-// Serve runs one connection until it ends. It is a listener.Config.Handle.
-func (b *Broker) Serve(conn *listener.Conn) {
+// Serve greets one connection: its CONNECT is taken and answered. What it returns
+// reads packets until the connection ends. It is a listener.Config.Handle.
+func (b *Broker) Serve(conn *listener.Conn) (serve func()) {
 	if !b.enter() {
-		return
+		return nil
 	}
-	defer b.serving.Done()
 	id := conn.Peer.Identity
 	c := &client{b: b, peer: conn.Peer, subject: b.subjectOf(id.Role, id.ID), remote: conn.RemoteAddr(), conn: conn}
+	c.reader = wire.NewReader(conn, b.config.MaxPacketSize)
 	// First track, then look: see package session.
 	b.live.Track(id, c)
-	defer b.live.Untrack(id, c)
-	if err := b.admission.Check(c.peer); err != nil {
-		b.refused(c, err)
-		return
+	if !c.contained(c.greet) {
+		return nil
 	}
-	c.run()
+	return func() { c.contained(c.read) }
 }
 
-// run reads packets until the connection ends, and cleans up behind it.
-func (c *client) run() {
-	reader := wire.NewReader(c.conn, c.b.config.MaxPacketSize)
+// contained calls one part of the connection's life. When that was the last, or it
+// panicked, it cleans up and returns false.
+func (c *client) contained(part func() error) (goesOn bool) {
 	var err error
 	defer func() {
 		if r := recover(); r != nil {
@@ -97,24 +97,45 @@ func (c *client) run() {
 				c.b.refused(c, c.refusal(ReasonPanic, "its CONNECT could not be processed"))
 			}
 		}
-		reader.Release()
-		if c.session != nil {
-			c.b.leave(c, err)
+		if goesOn = err == nil; !goesOn {
+			c.finish(err)
 		}
-		c.conn.Close()
 	}()
-	if err = c.begin(reader); err != nil {
-		return
+	err = part()
+	return false // the deferred function has the last word
+}
+
+// finish cleans up behind the connection.
+func (c *client) finish(err error) {
+	c.reader.Release()
+	if c.session != nil {
+		c.b.leave(c, err)
 	}
+	c.conn.Close()
+	c.b.live.Untrack(c.peer.Identity, c)
+	c.b.serving.Done()
+}
+
+// greet looks at the peer once more and takes its CONNECT.
+func (c *client) greet() error {
+	if err := c.b.admission.Check(c.peer); err != nil {
+		c.b.refused(c, err)
+		return errRefused
+	}
+	return c.begin()
+}
+
+// read takes packets until the connection ends; it returns why it did.
+func (c *client) read() error {
 	for {
 		c.arm()
-		var pk wire.Packet
-		if pk, err = c.next(reader); err == nil {
+		pk, err := c.next()
+		if err == nil {
 			err = c.take(pk)
 		}
 		if err != nil {
 			c.complain(err)
-			return
+			return err
 		}
 	}
 }
@@ -124,14 +145,14 @@ const grace = 100 * time.Millisecond
 
 // next returns the next packet. Where the deadline has passed, what lies in the socket
 // still counts: perhaps it is us who were not there for a while.
-func (c *client) next(reader *wire.Reader) (wire.Packet, error) {
-	pk, err := reader.Next()
+func (c *client) next() (wire.Packet, error) {
+	pk, err := c.reader.Next()
 	if err == nil || c.keepAlive == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return pk, err
 	}
 	c.armed = time.Time{}
 	c.conn.SetReadDeadline(time.Now().Add(grace))
-	return reader.Next()
+	return c.reader.Next()
 }
 
 var (

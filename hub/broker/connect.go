@@ -14,8 +14,8 @@ import (
 
 // begin reads the CONNECT and answers it. An error ends the connection, which has
 // been told and counted.
-func (c *client) begin(reader *wire.Reader) error {
-	pk, err := reader.Next()
+func (c *client) begin() error {
+	pk, err := c.reader.Next()
 	if err != nil {
 		c.b.refused(c, c.noConnect(err))
 		return err
@@ -32,7 +32,7 @@ func (c *client) begin(reader *wire.Reader) error {
 		c.sendRefusal(err)
 		return errRefused
 	}
-	reader.SetVersion(c.version)
+	c.reader.SetVersion(c.version)
 	return c.connect(connect)
 }
 

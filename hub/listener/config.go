@@ -29,9 +29,12 @@ type Config struct {
 	TLS *tls.Config
 	// Verify judges the peer and returns who it is. It runs inside the handshake.
 	Verify func(tls.ConnectionState) (mtls.Peer, error)
-	// Handle serves one connection, which is closed when Handle returns. A panic
+	// Handle greets one connection and returns what serves it for the rest of its life,
+	// nil if there is nothing to serve; the connection is closed when that returns. The
+	// two run on different goroutines: the first has a stack that the handshake has
+	// grown, and soon serves another connection; the second waits on a small one. A panic
 	// in it is logged and ends that connection only.
-	Handle func(*Conn)
+	Handle func(*Conn) (serve func())
 
 	HandshakeTimeout time.Duration // for the ClientHello, and from the first turn on for the rest; 0: 5 s
 	ConnectTimeout   time.Duration // until Conn.Connected; 0: 10 s

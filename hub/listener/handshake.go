@@ -34,7 +34,7 @@ func (l *Listener) handshake(c *Conn, accepted time.Time) {
 		return
 	}
 	l.config.Observer.OnHandshake(c.Peer.Resumed, time.Since(accepted))
-	l.lasting.run(func() { l.handle(c) })
+	l.handle(c)
 }
 
 // shake performs the handshake and contains a panic in it, whatever the peer sent.

@@ -37,9 +37,9 @@ type Listener struct {
 	tls     *tls.Config // one for all connections, so that they share ticket keys
 	buffers sync.Pool   // of *[]byte, for Conn's writes
 	serving sync.WaitGroup
-	brief   *workers   // handshakes and flushes: their stacks grow
-	lasting *workers   // handlers: a connection's long life is spent on a small stack
-	cpu     cpuSampler // of handshakes; see account.go
+	brief   *workers       // handshakes, greetings and flushes: their stacks grow
+	lasting sync.WaitGroup // what serves a connection: its long life is spent on a small stack
+	cpu     cpuSampler     // of handshakes; see account.go
 
 	open        atomic.Int64 // connections accepted and not finished
 	handshaking atomic.Int64 // of them, those not yet verified
@@ -65,7 +65,7 @@ func New(config Config) *Listener {
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*Conn]struct{}),
 	}
-	l.brief, l.lasting = newWorkers(l.stop), newWorkers(l.stop)
+	l.brief = newWorkers(l.stop)
 	l.tls.GetConfigForClient = l.configFor
 	limits := config.Limits
 	l.addresses = newAddresses(quota{float64(limits.AddressBurst), limits.AddressRate})
@@ -131,7 +131,7 @@ func (l *Listener) Close() {
 	l.mu.Unlock()
 	l.serving.Wait()
 	l.brief.all.Wait()
-	l.lasting.all.Wait()
+	l.lasting.Wait()
 	l.lanes.stop()
 	l.refusals.close()
 }
@@ -188,14 +188,28 @@ func reset(raw net.Conn) {
 	raw.Close()
 }
 
+// handle greets a connection, then has it served.
 func (l *Listener) handle(c *Conn) {
-	defer l.finish(c)
+	var serve func()
+	l.contained(c, func() { serve = l.config.Handle(c) })
+	if serve == nil {
+		l.finish(c)
+		return
+	}
+	l.lasting.Go(func() {
+		defer l.finish(c)
+		l.contained(c, serve)
+	})
+}
+
+// contained calls f and has a panic in it end that connection only.
+func (l *Listener) contained(c *Conn, f func()) {
 	defer func() {
 		if r := recover(); r != nil {
 			l.config.Log.Error("panic in a connection", "remote", c.RemoteAddr(), "id", c.Peer.Identity.ID, "panic", r, "stack", string(debug.Stack()))
 		}
 	}()
-	l.config.Handle(c)
+	f()
 }
 
 // finish closes the connection and waits until nothing of it is left.

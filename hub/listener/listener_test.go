@@ -79,7 +79,7 @@ func startOn(t testing.TB, wrap func(net.Listener) net.Listener, handle func(*Co
 	config := Config{
 		TLS:      mtls.ServerConfig(mtls.ServerOptions{Certificate: func() (*tls.Certificate, error) { return &cert, nil }}),
 		Verify:   func(cs tls.ConnectionState) (mtls.Peer, error) { return verifier.Verify(cs, identity.RoleDevice) },
-		Handle:   handle,
+		Handle:   func(c *Conn) func() { return func() { handle(c) } },
 		Observer: h,
 		Log:      slog.New(slog.NewTextHandler(h, nil)),
 	}

@@ -262,6 +262,7 @@ func (h *Hub) Start() error {
 	h.running.Go(func() { h.fail("metrics", h.health.Serve(metrics)) })
 	h.running.Go(func() { h.keepFresh(ctx) })
 	h.running.Go(func() { watchdog(ctx) })
+	h.running.Go(func() { tidy(ctx) })
 	if err := h.writeEndpoint(); err != nil {
 		return err
 	}
