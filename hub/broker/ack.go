@@ -45,6 +45,7 @@ func (c *client) received(pk *wire.Ack) error {
 		return nil
 	case s.stored && !e.received:
 		err := c.b.ingest.Received(s.number, pk.ID, &release{c, e})
+		e.entered = err == nil // a checkpoint that comes now must not say less
 		s.mu.Unlock()
 		return err // without PUBREL the client asks again after a reconnect
 	}
@@ -65,6 +66,7 @@ func (r *release) Committed(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
+		r.e.entered = false
 		r.c.b.ingest.MarkStale()
 		r.c.conn.Close()
 		return

@@ -12,6 +12,7 @@ type entry struct {
 	ready    bool   // on disk, so it may be sent
 	out      bool   // sent over this connection, and counted in outbox.inflight
 	sent     bool   // at least once, so DUP is set next time [MQTT-3.3.1-1]
+	entered  bool   // QoS 2: that PUBREC has come is in the journal, though perhaps not on disk
 	received bool   // QoS 2: PUBREC has come and is on disk; PUBREL is next
 	done     bool   // acknowledged or dropped; it only waits to be taken out
 }

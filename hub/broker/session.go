@@ -214,7 +214,7 @@ func (s *Session) full() *ingest.Session {
 	}
 	for _, e := range s.box.entries {
 		if !e.done && e.message.position.Load() != 0 { // else it is nowhere in the journal, and need not be
-			r.Queue = append(r.Queue, ingest.Queued{Message: e.message.Number, Delivery: e.Delivery, Received: e.received})
+			r.Queue = append(r.Queue, ingest.Queued{Message: e.message.Number, Delivery: e.Delivery, Received: e.received || e.entered})
 		}
 	}
 	return r

@@ -98,11 +98,12 @@ func (s *State) message(r *reader, k kind) error {
 	s.LastMessage = max(s.LastMessage, m.Number)
 	entries := m.Entries
 	m.Entries = nil
-	named := k == kindKept
+	// Whoever a message names may come later: a checkpoint that began before it writes
+	// its session after it. Prune drops what nobody names in the end.
+	named := k == kindKept || len(entries) > 0
 	for _, e := range entries {
 		if session := s.Sessions[e.Session]; session != nil {
 			session.enqueue(Queued{Message: m.Number, Delivery: e.Delivery})
-			named = true
 		}
 	}
 	if session := s.Sessions[m.Session]; session != nil && m.ID != 0 && !slices.Contains(session.Incoming, m.ID) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/hub/broker"
 	"github.com/fleethub/fleethub/hub/journal"
 	"github.com/fleethub/fleethub/hub/listener"
 	"github.com/fleethub/fleethub/hub/policy"
@@ -56,6 +57,19 @@ type MQTTConfig struct {
 	TLSProfile       string        `yaml:"tls_profile"`
 	TicketLifetime   time.Duration `yaml:"ticket_lifetime"`
 	Limits           LimitsConfig  `yaml:"limits"`
+	Quotas           QuotasConfig  `yaml:"quotas"`
+}
+
+// QuotasConfig bounds what one client can make the hub hold: see broker.Quotas. Zero is
+// the default.
+type QuotasConfig struct {
+	QueuedMessages   int `yaml:"queued_messages"`
+	QueuedBytes      int `yaml:"queued_bytes"`
+	TotalQueuedBytes int `yaml:"total_queued_bytes"`
+	Subscriptions    int `yaml:"subscriptions"`
+	Inflight         int `yaml:"inflight"`
+	ReceiveMaximum   int `yaml:"receive_maximum"`
+	PublishRate      int `yaml:"publish_rate"` // per second
 }
 
 // LimitsConfig bounds what handshakes may cost: see listener.Limits. Zero is the
@@ -76,6 +90,8 @@ type JournalConfig struct {
 	RetainBytes int           `yaml:"retain_bytes"` // of messages that only readers of the journal want
 	RetainAge   time.Duration `yaml:"retain_age"`   // likewise
 	SegmentSize int           `yaml:"segment_size"` // bytes of one file
+	// CheckpointAfter is how many bytes are written before sessions are written anew.
+	CheckpointAfter int `yaml:"checkpoint_after"`
 }
 
 // HTTPSConfig is the operators' door.
@@ -118,7 +134,7 @@ func DefaultConfig(dir string) Config {
 		},
 		HTTPS:   HTTPSConfig{Addr: ":8443"},
 		Metrics: MetricsConfig{Addr: "127.0.0.1:9464"},
-		Journal: JournalConfig{RetainBytes: 1 << 30, RetainAge: 7 * 24 * time.Hour, SegmentSize: 64 << 20},
+		Journal: JournalConfig{RetainBytes: 1 << 30, RetainAge: 7 * 24 * time.Hour, SegmentSize: 64 << 20, CheckpointAfter: 64 << 20},
 		Log:     LogConfig{Level: "info", Format: "text"},
 	}
 }
@@ -165,7 +181,7 @@ func (c Config) Check() error {
 			return fmt.Errorf("%s: %q is not HOST:PORT or :PORT", a.key, a.addr)
 		}
 	}
-	limits := c.MQTT.Limits
+	limits, quotas := c.MQTT.Limits, c.MQTT.Quotas
 	for _, n := range []struct {
 		key            string
 		value, low, up int
@@ -184,6 +200,14 @@ func (c Config) Check() error {
 		{"mqtt.connect_timeout (ms)", int(c.MQTT.ConnectTimeout.Milliseconds()), 100, 60_000},
 		{"journal.retain_bytes", c.Journal.RetainBytes, 1 << 20, 1 << 50},
 		{"journal.retain_age (s)", int(c.Journal.RetainAge.Seconds()), 60, 10 * 365 * 24 * 3600},
+		{"journal.checkpoint_after", c.Journal.CheckpointAfter, 64 << 10, 1 << 40},
+		{"mqtt.quotas.queued_messages", quotas.QueuedMessages, 0, 65_000},
+		{"mqtt.quotas.queued_bytes", quotas.QueuedBytes, 0, 1 << 40},
+		{"mqtt.quotas.total_queued_bytes", quotas.TotalQueuedBytes, 0, 1 << 50},
+		{"mqtt.quotas.subscriptions", quotas.Subscriptions, 0, 1 << 20},
+		{"mqtt.quotas.inflight", quotas.Inflight, 0, 65_535},
+		{"mqtt.quotas.receive_maximum", quotas.ReceiveMaximum, 0, 65_535},
+		{"mqtt.quotas.publish_rate", quotas.PublishRate, 0, 1 << 30},
 		{"journal.segment_size", c.Journal.SegmentSize, 1 << 20, 1 << 34},
 		{"mqtt.ticket_lifetime (s)", int(c.MQTT.TicketLifetime.Seconds()), 60, int(ticket.MaxLifetime.Seconds())},
 	} {
@@ -259,6 +283,14 @@ func explainYAML(data []byte, err error) string {
 		return at.GetMessage()
 	}
 	return fmt.Sprintf("line %d, %.120q: %s", number, strings.TrimSpace(lines[number-1]), at.GetMessage())
+}
+
+// broker returns the quotas in the terms of the broker.
+func (q QuotasConfig) broker() broker.Quotas {
+	return broker.Quotas{
+		QueuedMessages: q.QueuedMessages, QueuedBytes: int64(q.QueuedBytes), TotalBytes: int64(q.TotalQueuedBytes),
+		Subscriptions: q.Subscriptions, Inflight: q.Inflight, ReceiveMaximum: q.ReceiveMaximum, PublishRate: q.PublishRate,
+	}
 }
 
 // listener returns the limits in the terms of the listener.

@@ -151,6 +151,7 @@ func (h *Hub) load() error {
 	}
 	h.broker, err = broker.New(broker.Config{
 		Devices: h.fleet, Allow: h.config.Allow, Journal: h.journal, State: state, Sessions: h.sessions, Seen: h.fleet.Seen, MaxPacketSize: h.config.MQTT.MaxPacketSize,
+		Quotas: h.config.MQTT.Quotas.broker(), CheckpointAfter: int64(h.config.Journal.CheckpointAfter),
 		OnRefused: observer.OnRefused, Now: h.now, Log: h.log,
 	})
 	if err != nil {
