@@ -8,6 +8,7 @@
 //	POST /v1/manifests                    a signed manifest → import report
 //	GET  /v1/watch?filter=                messages as they arrive, one JSON object a line
 //	GET  /v1/audit?after=&limit=
+//	GET  /v1/backup                       a tar file of everything but keys
 //	GET  /v1/issuers                      issuing CAs trusted now
 //	GET  /v1/issuers/{name}/removal       who would break without it
 //	POST /v1/issuers/{name}/remove        {"reason": "…", "confirm": true} → plan, or receipt if confirmed
@@ -22,6 +23,7 @@ package admin
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -67,6 +69,9 @@ type Config struct {
 	// Handshakes returns the account of a device's handshakes, false if it has made
 	// none. Nil: none is kept.
 	Handshakes func(id string) (Handshakes, bool)
+
+	// Backup writes a backup of the hub. Nil: there is nothing under /v1/backup.
+	Backup func(ctx context.Context, w io.Writer) error
 
 	Issuers Issuers // nil: there is nothing under /v1/issuers
 
@@ -138,6 +143,9 @@ func newAPI(config Config, drain context.Context) *api {
 	a.mux.HandleFunc("POST /v1/manifests", a.importManifest)
 	a.mux.HandleFunc("GET /v1/watch", a.watch)
 	a.mux.HandleFunc("GET /v1/audit", a.listAudit)
+	if config.Backup != nil {
+		a.mux.HandleFunc("GET /v1/backup", a.backup)
+	}
 	if config.Issuers != nil {
 		a.mux.HandleFunc("GET /v1/issuers", a.listIssuers)
 		a.mux.HandleFunc("GET /v1/issuers/{name}/removal", a.planIssuerRemoval)

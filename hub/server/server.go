@@ -130,7 +130,7 @@ func (h *Hub) load() error {
 	}
 	// The fleet before anyone who admits, the sessions before the fleet: it must be
 	// able to cut them from its first revocation.
-	if h.store, err = boltstore.Open(filepath.Join(h.config.Dir, "hub.db")); err != nil {
+	if h.store, err = boltstore.Open(filepath.Join(h.config.Dir, storeFile)); err != nil {
 		return err
 	}
 	h.fleet, err = fleet.Open(fleet.Config{
@@ -179,7 +179,7 @@ func (h *Hub) load() error {
 		Log:              h.log,
 	})
 	h.api = admin.NewServer(admin.Config{
-		Fleet: h.fleet, Verifier: h.verifier, Watch: h.watch, Live: h.live, Handshakes: h.account.of, Log: h.log,
+		Fleet: h.fleet, Verifier: h.verifier, Watch: h.watch, Live: h.live, Backup: h.Backup, Handshakes: h.account.of, Log: h.log,
 		Issuers: issuers{h}, Tickets: h.tickets, TicketStats: &h.codec.Stats, Started: h.started,
 	}, mtls.ServerConfig(mtls.ServerOptions{Certificate: h.presented, Verify: h.verifyAPI}))
 	h.health = newMetricsServer(h.metrics, h.unready)

@@ -1,0 +1,358 @@
+package server
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fleethub/fleethub/certs/command"
+	"github.com/fleethub/fleethub/certs/pemfile"
+	"github.com/fleethub/fleethub/hub/boltstore"
+	"github.com/fleethub/fleethub/hub/ingest"
+	"github.com/fleethub/fleethub/hub/journal"
+)
+
+// A backup is a tar file: what it is, the journal, the store, the certificates of
+// issuers, and at its end the sum of each, without which it is not whole. No key is in
+// it, so that who may read backups can't be the hub; the folder that it is restored
+// into has those.
+
+// storeFile is the registry in a hub's folder.
+const storeFile = "hub.db"
+
+const (
+	backupAbout   = "backup.json"
+	backupSums    = "SHA256SUMS"
+	backupFormat  = 1
+	maxBackupFile = 1 << 40 // octets of one file in a backup
+)
+
+// BackupAbout says what a backup is of.
+type BackupAbout struct {
+	Format      int       `json:"format"`
+	TrustDomain string    `json:"trust_domain"`
+	Time        time.Time `json:"time"`
+	Commit      string    `json:"commit"`
+}
+
+// Backup writes a backup of the running hub. Everything that was acknowledged before it
+// began is in it: the journal comes first, then the store, so a revocation can be in it
+// whose sessions still are, which a start then ends, but never the other way round.
+func (h *Hub) Backup(ctx context.Context, w io.Writer) error {
+	if err := h.journal.Sync(ctx); err != nil {
+		return fmt.Errorf("back up: %w", err)
+	}
+	b := &backupWriter{tar: tar.NewWriter(w), now: h.now()}
+	about, err := json.Marshal(BackupAbout{Format: backupFormat, TrustDomain: h.config.TrustDomain, Time: h.now().UTC(), Commit: command.Commit()})
+	if err != nil {
+		return err
+	}
+	if err := b.add(backupAbout, int64(len(about)), bytes.NewReader(about)); err != nil {
+		return err
+	}
+	err = h.journal.Backup(ctx, 0, func(name string, size int64, content io.Reader) error {
+		return b.add(path.Join(journalDir, name), size, content)
+	})
+	if err != nil {
+		return err
+	}
+	err = h.store.Snapshot(ctx, func(size int64, writeTo func(io.Writer) error) error {
+		return b.write(storeFile, size, writeTo)
+	})
+	if err != nil {
+		return err
+	}
+	issuers, err := filepath.Glob(filepath.Join(h.config.Dir, "issuers", "*.crt"))
+	if err != nil {
+		return err
+	}
+	for _, file := range issuers {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("back up: %w", err)
+		}
+		if err := b.add(path.Join("issuers", filepath.Base(file)), int64(len(data)), bytes.NewReader(data)); err != nil {
+			return err
+		}
+	}
+	return b.close()
+}
+
+// backupWriter writes the files of a backup and keeps their sums.
+type backupWriter struct {
+	tar  *tar.Writer
+	now  time.Time
+	sums bytes.Buffer
+}
+
+func (b *backupWriter) add(name string, size int64, content io.Reader) error {
+	return b.write(name, size, func(w io.Writer) error {
+		_, err := io.Copy(w, content)
+		return err
+	})
+}
+
+func (b *backupWriter) write(name string, size int64, writeTo func(io.Writer) error) error {
+	if err := b.tar.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: size, ModTime: b.now, Format: tar.FormatPAX}); err != nil {
+		return fmt.Errorf("back up %s: %w", name, err)
+	}
+	sum := sha256.New()
+	if err := writeTo(io.MultiWriter(b.tar, sum)); err != nil {
+		return fmt.Errorf("back up %s: %w", name, err)
+	}
+	fmt.Fprintf(&b.sums, "%x  %s\n", sum.Sum(nil), name)
+	return nil
+}
+
+func (b *backupWriter) close() error {
+	sums := b.sums.Bytes()
+	if err := b.tar.WriteHeader(&tar.Header{Name: backupSums, Mode: 0o600, Size: int64(len(sums)), ModTime: b.now, Format: tar.FormatPAX}); err != nil {
+		return err
+	}
+	if _, err := b.tar.Write(sums); err != nil {
+		return err
+	}
+	return b.tar.Close()
+}
+
+// Restored is what a restore did.
+type Restored struct {
+	BackupAbout
+	Kept []string `json:"kept,omitempty"` // where what was there before is now
+}
+
+// Restore puts a backup into a hub's folder, which no hub uses meanwhile. Everything is
+// unpacked beside and checked before anything changes; what was there is kept under
+// another name if replace is set, and else is an error. It is safe to repeat after a
+// crash at any point.
+func Restore(dir string, backup io.Reader, replace bool, now time.Time) (Restored, error) {
+	config, err := LoadConfig(dir, os.Environ())
+	if err != nil {
+		return Restored{}, command.WithCode(command.BadConfig, err)
+	}
+	var present []string
+	for _, name := range []string{storeFile, journalDir} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			present = append(present, name)
+		}
+	}
+	if len(present) > 0 && !replace {
+		return Restored{}, fmt.Errorf("%s has %s already: name an empty hub's folder, or say --replace to put them aside", dir, strings.Join(present, " and "))
+	}
+	if err := notRunning(dir); err != nil {
+		return Restored{}, err
+	}
+	stage, err := os.MkdirTemp(dir, ".restore-")
+	if err != nil {
+		return Restored{}, err
+	}
+	defer os.RemoveAll(stage)
+	about, err := unpack(stage, backup)
+	if err != nil {
+		return Restored{}, fmt.Errorf("restore: %w", err)
+	}
+	if about.TrustDomain != config.TrustDomain {
+		return Restored{}, fmt.Errorf("restore: the backup is of the fleet %s and %s is of %s", about.TrustDomain, dir, config.TrustDomain)
+	}
+	if _, err := CheckStores(stage); err != nil {
+		return Restored{}, fmt.Errorf("restore: the backup is damaged: %w", err)
+	}
+	r := Restored{BackupAbout: about}
+	aside := ".before-" + now.UTC().Format("20060102T150405.000000000Z")
+	for _, name := range []string{journalDir, storeFile} {
+		to := filepath.Join(dir, name)
+		if _, err := os.Lstat(to); err == nil {
+			if err := os.Rename(to, to+aside); err != nil {
+				return r, err
+			}
+			r.Kept = append(r.Kept, to+aside)
+		}
+		if err := os.Rename(filepath.Join(stage, name), to); err != nil {
+			return r, err
+		}
+	}
+	if err := restoreIssuers(filepath.Join(stage, "issuers"), filepath.Join(dir, "issuers")); err != nil {
+		return r, err
+	}
+	return r, pemfile.SyncDir(dir)
+}
+
+// notRunning is an error if a hub runs in the folder.
+func notRunning(dir string) error {
+	_, running, err := ReadEndpoint(dir)
+	if err != nil {
+		return err
+	}
+	if running {
+		return fmt.Errorf("a hub runs in %s: stop it first", dir)
+	}
+	return nil
+}
+
+// restoreIssuers adds the issuers that the folder lacks: it may know newer ones.
+func restoreIssuers(from, to string) error {
+	entries, err := os.ReadDir(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if _, err := os.Lstat(filepath.Join(to, e.Name())); err == nil {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(from, e.Name()))
+		if err != nil {
+			return err
+		}
+		if err := pemfile.Write(filepath.Join(to, e.Name()), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unpack writes a backup's files below dir and holds them against their sums.
+func unpack(dir string, backup io.Reader) (about BackupAbout, err error) {
+	for _, sub := range []string{journalDir, "issuers"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+			return about, err
+		}
+	}
+	sums := make(map[string]string)
+	files := tar.NewReader(backup)
+	for {
+		header, err := files.Next()
+		if errors.Is(err, io.EOF) {
+			return about, errors.New("the backup is cut off: it doesn't end with its sums")
+		}
+		if err != nil {
+			return about, fmt.Errorf("not a backup, or a damaged one: %w", err)
+		}
+		if header.Typeflag != tar.TypeReg || header.Size > maxBackupFile {
+			return about, fmt.Errorf("not a backup: it has a %q that is no plain file", header.Name)
+		}
+		sum := sha256.New()
+		content := io.TeeReader(files, sum)
+		switch folder, name := path.Split(header.Name); {
+		case header.Name == backupSums:
+			return about, checkSums(sums, files)
+		case header.Name == backupAbout:
+			err = readAbout(&about, content)
+		case header.Name == storeFile:
+			err = writeFile(filepath.Join(dir, storeFile), content)
+		case folder == journalDir+"/":
+			err = journal.PutFile(filepath.Join(dir, journalDir), name, header.Size, content)
+		case folder == "issuers/" && strings.HasSuffix(name, ".crt") && !strings.HasPrefix(name, "."):
+			err = writeFile(filepath.Join(dir, "issuers", name), content)
+		default:
+			err = fmt.Errorf("it has a file %q, which no backup has", header.Name)
+		}
+		if err != nil {
+			return about, err
+		}
+		sums[header.Name] = sumOf(sum)
+	}
+}
+
+func readAbout(about *BackupAbout, content io.Reader) error {
+	data, err := io.ReadAll(io.LimitReader(content, 64<<10))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, about); err != nil {
+		return fmt.Errorf("read what the backup says of itself: %w", err)
+	}
+	if about.Format != backupFormat {
+		return fmt.Errorf("the backup has format %d and this hub reads %d: restore it with the hub that made it", about.Format, backupFormat)
+	}
+	return nil
+}
+
+func writeFile(name string, content io.Reader) (err error) {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := io.Copy(f, content); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func sumOf(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }
+
+// checkSums holds what was read against the backup's last file.
+func checkSums(got map[string]string, sums io.Reader) error {
+	data, err := io.ReadAll(io.LimitReader(sums, 16<<20))
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(data)) {
+		sum, name, _ := strings.Cut(strings.TrimSpace(line), "  ")
+		if got[name] != sum {
+			return fmt.Errorf("%s in the backup is missing or damaged: its sum is not the one noted", name)
+		}
+		delete(got, name)
+	}
+	for name := range got {
+		return fmt.Errorf("%s in the backup has no sum: it was added later", name)
+	}
+	return nil
+}
+
+// StoresReport is what CheckStores found.
+type StoresReport struct {
+	Files    int    `json:"journal_files"`
+	Records  uint64 `json:"journal_records"`
+	Torn     int64  `json:"journal_torn_bytes"` // of a write that was interrupted, which the next start cuts off
+	Sessions int    `json:"sessions"`
+	Queued   int    `json:"queued"`   // messages, in all queues
+	Retained int    `json:"retained"` // messages
+	Missing  int    `json:"missing"`  // messages that are named and not there
+}
+
+// CheckStores looks through the stores in a folder that no hub uses, and changes
+// nothing. An error says what is damaged and where.
+func CheckStores(dir string) (r StoresReport, err error) {
+	if err := boltstore.Check(filepath.Join(dir, storeFile)); err != nil {
+		return r, err
+	}
+	report, err := journal.Check(filepath.Join(dir, journalDir))
+	if err != nil {
+		return r, err
+	}
+	r.Files, r.Records, r.Torn = report.Segments, report.Records, report.Torn
+	state, err := readState(filepath.Join(dir, journalDir))
+	if err != nil {
+		return r, err
+	}
+	r.Missing = state.Prune()
+	r.Sessions, r.Retained = len(state.Sessions), len(state.Retained)
+	for _, s := range state.Sessions {
+		r.Queued += len(s.Queue)
+	}
+	return r, nil
+}
+
+// readState replays a journal without changing it.
+func readState(dir string) (*ingest.State, error) {
+	state := new(ingest.State)
+	err := journal.Replay(dir, func(_ journal.Position, record []byte) error { return state.Apply(record) })
+	return state, err
+}
