@@ -119,6 +119,7 @@ type Broker struct {
 	// that the journal has a topic's in the order of their numbers.
 	retaining sync.Mutex
 	retention retention
+	rates     rates
 	deadlines deadlines
 	watchers  watchers
 	system    system

@@ -48,7 +48,7 @@ type client struct {
 	refused bool      // and logged
 	broken  bool      // the peer broke the protocol
 	aliases []string  // topics by the client's aliases, from 1 on
-	rate    bucket
+	rate    *bucket // of the identity; nil before the CONNECT is accepted
 	denied  atomic.Uint32 // publishes and subscriptions refused by policy
 
 	flow *flow // of the client's QoS 1 and 2 messages; nil: it sent none
@@ -110,6 +110,9 @@ func (c *client) finish(err error) {
 	c.reader.Release()
 	if c.session != nil {
 		c.b.leave(c, err)
+	}
+	if c.rate != nil {
+		c.b.rates.leave(c.rate, time.Now())
 	}
 	c.conn.Close()
 	c.b.live.Untrack(c.peer.Identity, c)

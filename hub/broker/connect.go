@@ -145,7 +145,7 @@ func (c *client) settle(pk *wire.Connect) {
 		c.window = min(c.window, int(pk.ReceiveMaximum)) // [MQTT-3.3.4-9]
 	}
 	c.aliasLimit = min(pk.TopicAliasMaximum, topicAliases) // [MQTT-3.1.2-26, -27]
-	c.rate = newBucket(quotas.PublishRate)
+	c.rate = c.b.rates.of(sessionKey(c.peer.Identity.Role, c.peer.Identity.ID), quotas.PublishRate)
 	if c.isDevice() {
 		c.conn.SetWriteBuffer(deviceWriteBuffer)
 	} else {

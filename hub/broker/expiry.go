@@ -73,6 +73,7 @@ func (b *Broker) sweep() {
 		}
 		if now.Sub(forget) >= retainedSweep {
 			forget = now
+			b.rates.sweep(time.Now())
 			b.forgetExpired(now)
 		}
 		b.system.tick(b, now)

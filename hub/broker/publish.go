@@ -39,9 +39,9 @@ func (c *client) publish(pk *wire.Publish, now time.Time) error {
 	if err := c.resolve(pk); err != nil {
 		return err
 	}
-	if !c.rate.take(now) {
+	if wait := c.rate.take(now); wait > 0 {
 		b.counters.throttled.Add(1)
-		c.pause(c.rate.wait(now))
+		c.pause(wait)
 	}
 	d := b.config.Allow(c.subject, policy.Publish, pk.Topic)
 	if !d.Allowed {
@@ -405,31 +405,6 @@ func (f *flow) drain() {
 	for f.n > 0 {
 		f.less.Wait()
 	}
-}
-
-// bucket bounds a rate. Its owner is the connection's reader.
-type bucket struct {
-	perSecond, tokens float64
-	at                time.Time
-}
-
-func newBucket(perSecond int) bucket {
-	return bucket{perSecond: float64(perSecond), tokens: float64(perSecond * rateWindow)}
-}
-
-// take takes one, and reports whether it was there. If not, the caller waits.
-func (k *bucket) take(now time.Time) bool {
-	if !k.at.IsZero() {
-		k.tokens = min(k.perSecond*rateWindow, k.tokens+k.perSecond*now.Sub(k.at).Seconds())
-	}
-	k.at = now
-	k.tokens--
-	return k.tokens >= 0
-}
-
-// wait is how long until what was taken is there.
-func (k *bucket) wait(time.Time) time.Duration {
-	return time.Duration(-k.tokens / k.perSecond * float64(time.Second))
 }
 
 // pause keeps the reader from reading on, as long as the connection lasts.

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/fleethub/fleethub/hub/ingest"
@@ -101,7 +102,7 @@ func (c *client) unsubscribe(pk *wire.Unsubscribe) error {
 	var ended []string
 	for i, filter := range pk.Filters {
 		switch _, ok := s.subs[filter]; {
-		case ok:
+		case ok && !slices.Contains(ended, filter): // [MQTT-3.11.3-2]: each as if it stood alone
 			ended = append(ended, strings.Clone(filter))
 		case !topic.ValidFilter(filter):
 			ack.Codes[i] = wire.TopicFilterInvalid

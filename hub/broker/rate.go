@@ -1,0 +1,73 @@
+package broker
+
+import (
+	"sync"
+	"time"
+)
+
+// rates has a bucket for every identity that sends, or did in the last seconds: neither
+// another connection nor a reconnect gets more. The zero value is empty.
+type rates struct {
+	mu sync.Mutex // guards m, and its buckets' users and left
+	m  map[string]*bucket
+}
+
+// bucket bounds one identity's rate. Its connections share it.
+type bucket struct {
+	users int       // connections
+	left  time.Time // when the last of them ended
+
+	mu                sync.Mutex // guards what follows
+	perSecond, tokens float64
+	at                time.Time
+}
+
+// of returns the bucket of an identity, for one connection more.
+func (r *rates) of(key string, perSecond int) *bucket {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.m[key]
+	if k == nil {
+		if r.m == nil {
+			r.m = make(map[string]*bucket)
+		}
+		k = &bucket{perSecond: float64(perSecond), tokens: float64(perSecond * rateWindow)}
+		r.m[key] = k
+	}
+	k.users++
+	return k
+}
+
+// leave gives a bucket back.
+func (r *rates) leave(k *bucket, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k.users--
+	k.left = now
+}
+
+// sweep forgets the buckets that nobody has used for so long that they are full again.
+func (r *rates) sweep(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key, k := range r.m {
+		if k.users == 0 && now.Sub(k.left) > rateWindow*time.Second {
+			delete(r.m, key)
+		}
+	}
+}
+
+// take takes one, and returns how long the sender waits for it: not at all, mostly.
+func (k *bucket) take(now time.Time) time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.at.IsZero() {
+		k.tokens = min(k.perSecond*rateWindow, k.tokens+k.perSecond*max(0, now.Sub(k.at).Seconds()))
+	}
+	k.at = now
+	k.tokens--
+	if k.tokens >= 0 {
+		return 0
+	}
+	return time.Duration(-k.tokens / k.perSecond * float64(time.Second))
+}
