@@ -44,11 +44,11 @@ type client struct {
 
 	// Touched by who reads alone.
 	reader  *wire.Reader
-	armed   time.Time // when the read deadline was set
-	refused bool      // and logged
-	broken  bool      // the peer broke the protocol
-	aliases []string  // topics by the client's aliases, from 1 on
-	rate    *bucket // of the identity; nil before the CONNECT is accepted
+	armed   time.Time     // when the read deadline was set
+	refused bool          // and logged
+	broken  bool          // the peer broke the protocol
+	aliases []string      // topics by the client's aliases, from 1 on
+	rate    *bucket       // of the identity; nil before the CONNECT is accepted
 	denied  atomic.Uint32 // publishes and subscriptions refused by policy
 
 	flow *flow // of the client's QoS 1 and 2 messages; nil: it sent none
