@@ -18,6 +18,10 @@ ss                  iproute2
 strace              strace
 sslscan             sslscan
 swtpm               swtpm
+swtpm_setup         swtpm-tools
+tpm2_load           tpm2-tools
+mkfs.ext4           e2fsprogs
+mount               mount
 testssl             testssl.sh
 tshark              tshark
 shellcheck          shellcheck
@@ -34,6 +38,8 @@ missing() {
 		[[ -n $tool ]] || continue
 		command -v "$tool" >/dev/null || printf '%s %s\n' "$tool" "$package"
 	done <<<"$NEEDS"
+	# An OpenSSL module, which no PATH has.
+	compgen -G '/usr/lib/*/ossl-modules/tpm2.so' >/dev/null || echo "tpm2.so tpm2-openssl"
 	if command -v gcc >/dev/null && ! echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1; then
 		echo "stdlib.h libc6-dev"
 	fi

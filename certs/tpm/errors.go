@@ -11,11 +11,27 @@ import (
 
 var (
 	// ErrOtherTPM is returned by Unseal for what another TPM has sealed, or this one
-	// before it was cleared. It will never open again here: make the secret anew.
-	ErrOtherTPM = errors.New("sealed by another TPM, or by this one before it was cleared")
+	// before it was cleared. It will never open again here: make the secret anew. For a
+	// key it is ErrSwapped or ErrCleared, which both are ErrOtherTPM, where that is known.
+	ErrOtherTPM = errors.New("made by another TPM, or by this one before it was cleared")
 
-	// ErrDamaged is returned by Unseal for what isn't a sealed blob, or was altered.
-	ErrDamaged = errors.New("the sealed data is damaged")
+	// ErrSwapped means that the key lives in another TPM: another board's file, or
+	// somebody has changed the board's TPM. Enrol this one as a new device.
+	ErrSwapped error = otherTPM("the key is in another TPM than the one of this machine; put that TPM or that disk back, or make a new key and enrol again")
+
+	// ErrCleared means that this TPM was cleared and has forgotten the key for ever.
+	ErrCleared error = otherTPM("this TPM was cleared since the key was made, so the key is lost; make a new one and enrol again")
+
+	// ErrDamaged is returned for what isn't a sealed blob or key, or was altered.
+	ErrDamaged = errors.New("the sealed data or key is damaged")
+
+	// ErrPIN means that the key's PIN is wrong or missing. Each wrong one counts
+	// towards ErrLockedOut.
+	ErrPIN = errors.New("the PIN of the key is wrong or missing")
+
+	// ErrChallenge means that a challenge can't be answered here, since it was made for
+	// another TPM or another request.
+	ErrChallenge = errors.New("the challenge is for another TPM, or for another request of this one")
 
 	// ErrAccess means that this process or its knowledge of passwords isn't enough.
 	ErrAccess = errors.New("no access to the TPM")
@@ -24,9 +40,15 @@ var (
 	ErrBusy = errors.New("the TPM is busy")
 
 	// ErrLockedOut means that the TPM refuses all passwords for a while, after too
-	// many wrong ones. Seal and Unseal don't depend on any, so not even then.
+	// many wrong ones. Seal, Unseal and keys without a PIN don't depend on any.
 	ErrLockedOut = errors.New("the TPM is locked out after too many wrong passwords; wait, or run tpm2_dictionarylockout --clear-lockout")
 )
+
+// otherTPM is an ErrOtherTPM that knows more.
+type otherTPM string
+
+func (e otherTPM) Error() string        { return string(e) }
+func (e otherTPM) Is(target error) bool { return target == ErrOtherTPM }
 
 // explain says in a person's words what err of a TPM, or of the way to it, means.
 func explain(err error) error {
@@ -39,7 +61,7 @@ func explain(err error) error {
 		return false
 	}
 	switch {
-	case is(ErrOtherTPM, ErrDamaged, ErrAccess, ErrBusy, ErrLockedOut): // said already
+	case is(ErrOtherTPM, ErrDamaged, ErrAccess, ErrBusy, ErrLockedOut, ErrPIN, ErrChallenge): // said already
 		return err
 	case is(fs.ErrPermission):
 		return fmt.Errorf("%w: %w; add this program's user to the device's group, which is mostly tss", ErrAccess, err)

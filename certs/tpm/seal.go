@@ -1,7 +1,6 @@
 package tpm
 
 import (
-	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
@@ -85,21 +84,11 @@ func (c *conn) unsealKey(b blob) ([]byte, error) {
 		return nil, err
 	}
 	defer parent.flush()
-	loaded, err := tpm2.Load{
-		ParentHandle: parent.as(tpm2.PasswordAuth(nil)), // what goes in is encrypted already
-		InPrivate:    tpm2.TPM2BPrivate{Buffer: b.private},
-		InPublic:     tpm2.BytesAs2B[tpm2.TPMTPublic](b.public),
-	}.Execute(c)
+	loaded, err := parent.load(b.public, b.private)
 	if err != nil {
-		if aboutParameter(err) { // its parent is here, so what is wrong is the blob
-			return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
 		return nil, err
 	}
 	defer c.flush(loaded.ObjectHandle)
-	if !bytes.Equal(loaded.Name.Buffer, nameOf(b.public)) {
-		return nil, fmt.Errorf("%w: the TPM loaded another object", ErrDamaged)
-	}
 	reply, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{
 		Handle: loaded.ObjectHandle,
 		Name:   loaded.Name,

@@ -72,7 +72,9 @@ func clearTPM(c *conn) error {
 }
 
 // persist puts a primary by that template where an SRK belongs.
-func persist(template tpm2.TPMTPublic) func(*conn) error {
+func persist(template tpm2.TPMTPublic) func(*conn) error { return persistAt(template, srkHandle) }
+
+func persistAt(template tpm2.TPMTPublic, handle tpm2.TPMHandle) func(*conn) error {
 	return func(c *conn) error {
 		created, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(template)}.Execute(c)
 		if err != nil {
@@ -82,7 +84,7 @@ func persist(template tpm2.TPMTPublic) func(*conn) error {
 		_, err = tpm2.EvictControl{
 			Auth:             tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},
 			ObjectHandle:     &tpm2.NamedHandle{Handle: created.ObjectHandle, Name: created.Name},
-			PersistentHandle: srkHandle,
+			PersistentHandle: handle,
 		}.Execute(c)
 		return err
 	}
@@ -187,9 +189,11 @@ func TestPersistentPrimaryAndTransientOneAreTheSame(t *testing.T) {
 
 func TestOtherKeyInItsPlaceIsLeftAlone(t *testing.T) {
 	t.Parallel()
-	d, _ := open(t)
-	command(t, d, persist(tpm2.ECCEKTemplate))
-	wantUnsealed(t, d, mustSeal(t, d, []byte("s")), []byte("s"))
+	for _, template := range []tpm2.TPMTPublic{tpm2.ECCEKTemplate, tpm2.RSASRKTemplate} {
+		d, _ := open(t)
+		command(t, d, persist(template))
+		wantUnsealed(t, d, mustSeal(t, d, []byte("s")), []byte("s"))
+	}
 }
 
 func TestOwnerPasswordIsNoAccess(t *testing.T) {

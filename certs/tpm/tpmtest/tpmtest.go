@@ -47,7 +47,13 @@ func Start(t testing.TB) *Emulator {
 // StartOn is Start with a choice of the network.
 func StartOn(t testing.TB, network Network) *Emulator {
 	t.Helper()
-	e := &Emulator{t: t, network: network, state: t.TempDir()}
+	return startWith(t, network, t.TempDir())
+}
+
+// startWith starts an emulator with what is in the folder state.
+func startWith(t testing.TB, network Network, state string) *Emulator {
+	t.Helper()
+	e := &Emulator{t: t, network: network, state: state}
 	e.log = filepath.Join(e.state, "swtpm.log")
 	if network == Unix {
 		dir, err := os.MkdirTemp("", "swtpm") // short: a socket's path has 107 bytes at most
@@ -66,6 +72,10 @@ func StartOn(t testing.TB, network Network) *Emulator {
 func (e *Emulator) Address() string {
 	return string(e.network) + "://" + e.socket
 }
+
+// TCTI is what TPM2TOOLS_TCTI and TPM2OPENSSL_TCTI take to reach an emulator on a Unix
+// socket.
+func (e *Emulator) TCTI() string { return "swtpm:path=" + e.socket }
 
 // Restart cuts the TPM's power and switches it on again, at the same address: what it
 // keeps without power stays, everything loaded is gone.
@@ -117,8 +127,12 @@ func (e *Emulator) run(path string) {
 		}
 		server = fmt.Sprintf("type=tcp,bindaddr=%s,port=%s", host, port)
 	}
-	e.process = exec.Command(path, "socket", "--tpm2", "--tpmstate", "dir="+e.state, "--server", server,
-		"--flags", "not-need-init,startup-clear", "--log", "file="+e.log)
+	args := []string{"socket", "--tpm2", "--tpmstate", "dir=" + e.state, "--server", server,
+		"--flags", "not-need-init,startup-clear", "--log", "file=" + e.log}
+	if e.network == Unix {
+		args = append(args, "--ctrl", "type=unixio,path="+e.socket+".ctrl") // which the TCG's software stack wants
+	}
+	e.process = exec.Command(path, args...)
 	if err := e.process.Start(); err != nil {
 		e.t.Fatal(err)
 	}
@@ -153,6 +167,7 @@ func (e *Emulator) stop() {
 	_ = e.process.Process.Kill() // it may have ended
 	<-e.ended
 	if e.network == Unix {
+		_ = os.Remove(e.socket + ".ctrl")
 		_ = os.Remove(e.socket) // else the dead process's file is in the next one's way
 	}
 }
