@@ -36,8 +36,10 @@ type Config struct {
 	MQTT        MQTTConfig    `yaml:"mqtt"`
 	HTTPS       HTTPSConfig   `yaml:"https"`
 	Metrics     MetricsConfig `yaml:"metrics"`
-	Journal     JournalConfig `yaml:"journal"`
-	Log         LogConfig     `yaml:"log"`
+
+	Operations OperationsConfig `yaml:"operations"`
+	Journal    JournalConfig    `yaml:"journal"`
+	Log        LogConfig        `yaml:"log"`
 
 	// Now is the hub's clock; nil is time.Now. For tests.
 	Now func() time.Time `yaml:"-"`
@@ -97,6 +99,11 @@ type JournalConfig struct {
 // HTTPSConfig is the operators' door.
 type HTTPSConfig struct {
 	Addr string `yaml:"addr"`
+}
+
+// OperationsConfig is how operators work.
+type OperationsConfig struct {
+	FourEyesOver int `yaml:"four_eyes_over"` // devices; 0: one operator is always enough
 }
 
 // MetricsConfig is the monitoring door: plain HTTP, so loopback only unless told
@@ -186,6 +193,7 @@ func (c Config) Check() error {
 		key            string
 		value, low, up int
 	}{
+		{"operations.four_eyes_over", c.Operations.FourEyesOver, 0, 1 << 30},
 		{"mqtt.limits.handshakes_at_once", limits.HandshakesAtOnce, 0, 1 << 16},
 		{"mqtt.limits.full_queue", limits.FullQueue, 0, 1 << 20},
 		{"mqtt.limits.resumed_queue", limits.ResumedQueue, 0, 1 << 20},
