@@ -86,6 +86,10 @@ type Config struct {
 	// 0: 64 MiB. It is more if the state is.
 	CheckpointAfter int64
 
+	// ExpirySweep is how often connections are looked through for certificates that have
+	// expired; 0: 15 s.
+	ExpirySweep time.Duration
+
 	// OnRefused is told of every connection that was turned away after its
 	// handshake; see listener.Observer. Nil: nobody is told.
 	OnRefused func(reason string, remote net.Addr, id string)
@@ -150,6 +154,9 @@ func New(config Config) (*Broker, error) {
 	}
 	if config.WatchQueue <= 0 {
 		config.WatchQueue = 1024
+	}
+	if config.ExpirySweep <= 0 {
+		config.ExpirySweep = 15 * time.Second
 	}
 	if config.CheckpointAfter <= 0 {
 		config.CheckpointAfter = 64 << 20

@@ -321,7 +321,7 @@ func disconnectCode(reason string) wire.Code {
 	switch reason {
 	case protocol.ReasonTakenOver:
 		return wire.SessionTakenOver
-	case protocol.ReasonRevoked, protocol.ReasonRetired, protocol.ReasonReplaced, protocol.ReasonSuspended, protocol.ReasonUntrusted:
+	case protocol.ReasonRevoked, protocol.ReasonRetired, protocol.ReasonReplaced, protocol.ReasonSuspended, protocol.ReasonUntrusted, protocol.ReasonExpired:
 		return wire.AdministrativeAction
 	case protocol.ReasonShutdown:
 		return wire.ServerShuttingDown

@@ -61,20 +61,20 @@ func (b *Broker) detach(s *Session, c *client, lives bool) (last *wire.Will) {
 	if will != nil && !c.mayLeaveWill() {
 		will, s.will = nil, nil
 	}
-	if lives {
-		b.deadlines.add(s.left.Add(s.expiry), s)
-	}
 	switch {
 	case will == nil:
 	case will.Delay > 0 && lives:
 		s.willOf = c.peer
 		s.willDue = s.left.Add(min(seconds(will.Delay), s.expiry))
 		b.deadlines.add(s.willDue, s)
+		return nil
 	default:
-		s.will = nil
-		return will
+		s.will, last = nil, will
 	}
-	return nil
+	if lives {
+		b.deadlines.add(s.left.Add(s.expiry), s)
+	}
+	return last
 }
 
 // mayLeaveWill reports whether the connection's end lets its will be published. A

@@ -5,12 +5,16 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/hub/protocol"
 	"github.com/fleethub/fleethub/hub/wire"
 )
 
 // deadlines has the times at which something of a session may be over, earliest
 // first. What is due is asked of the session, so that nothing here is ever changed: a
-// session that was taken up again is passed over.
+// session that was taken up again is passed over, and one whose time has moved comes
+// again. Each is in it once, or a second time if it has to be looked at earlier: a
+// device that reconnects all day doesn't fill it.
 type deadlines struct {
 	mu sync.Mutex // guards queue
 	queue
@@ -42,7 +46,16 @@ func (q *queue) Pop() any {
 func (d *deadlines) add(at time.Time, s *Session) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	heap.Push(&d.queue, deadline{at, s})
+	if s.alarm.IsZero() || at.Before(s.alarm) {
+		s.alarm = at
+		heap.Push(&d.queue, deadline{at, s})
+	}
+}
+
+func (d *deadlines) len() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.queue)
 }
 
 // due takes out one session whose time has come, nil if there is none.
@@ -52,7 +65,11 @@ func (d *deadlines) due(now time.Time) *Session {
 	if len(d.queue) == 0 || d.queue[0].at.After(now) {
 		return nil
 	}
-	return heap.Pop(&d.queue).(deadline).s
+	first := heap.Pop(&d.queue).(deadline)
+	if first.s.alarm.Equal(first.at) {
+		first.s.alarm = time.Time{}
+	}
+	return first.s
 }
 
 // sweep ends sessions whose time is over, with everything of them, and publishes
@@ -61,6 +78,7 @@ func (b *Broker) sweep() {
 	tick := time.NewTicker(sweepInterval)
 	defer tick.Stop()
 	forget := b.config.Now()
+	looked := forget
 	for {
 		select {
 		case <-b.context.Done():
@@ -70,6 +88,10 @@ func (b *Broker) sweep() {
 		now := b.config.Now()
 		for s := b.deadlines.due(now); s != nil; s = b.deadlines.due(now) {
 			b.judgeTime(s, now)
+		}
+		if now.Sub(looked) >= b.config.ExpirySweep {
+			looked = now
+			b.cutExpired(now)
 		}
 		if now.Sub(forget) >= retainedSweep {
 			forget = now
@@ -84,6 +106,14 @@ func (b *Broker) sweep() {
 // which nobody gets in any case.
 const retainedSweep = time.Minute
 
+// cutExpired cuts the connections whose certificate is no longer valid. They may leave
+// their wills: nobody has cut them off.
+func (b *Broker) cutExpired(now time.Time) {
+	for _, c := range b.live.Where(ofPeer(func(p mtls.Peer) bool { return p.Certificate != nil && now.After(p.Certificate.NotAfter) })) {
+		c.Disconnect(protocol.ReasonExpired)
+	}
+}
+
 // seconds is a number of them, as the specification has times.
 func seconds(n uint32) time.Duration { return time.Duration(n) * time.Second }
 
@@ -97,8 +127,13 @@ func (b *Broker) judgeTime(s *Session, now time.Time) {
 			last = s.will
 			b.dropWill(s)
 		}
-		if ends {
+		switch {
+		case ends:
 			b.end(s)
+		case !s.willDue.IsZero():
+			b.deadlines.add(s.willDue, s)
+		default:
+			b.deadlines.add(s.left.Add(s.expiry), s)
 		}
 	}
 	s.mu.Unlock()

@@ -46,6 +46,7 @@ func (b *Broker) restore(state *ingest.State) error {
 		if s.will != nil {
 			s.willDue = s.left.Add(min(s.expiry, seconds(s.will.Delay)))
 			b.deadlines.add(s.willDue, s)
+			continue
 		}
 		b.deadlines.add(s.left.Add(s.expiry), s)
 	}

@@ -41,6 +41,8 @@ type Session struct {
 	stored  bool   // outlives its connection, so it is in the journal
 	number  uint64 // in the journal; 0 unless stored
 
+	alarm time.Time // when Broker.deadlines has it looked at; zero: not. Guarded by deadlines.mu
+
 	// reader is the connection, for who needs no lock: QoS 0 messages go there.
 	reader atomic.Pointer[client]
 

@@ -278,6 +278,7 @@ const (
 	ReasonRevoked      = "revoked"       // an operator revoked the device
 	ReasonRetired      = "retired"       // an operator retired the device
 	ReasonReplaced     = "replaced"      // another device has taken its place
+	ReasonExpired      = "expired"       // its certificate expired
 	ReasonUntrusted    = "untrusted"     // the issuing CA of its certificate was removed
 	ReasonShutdown     = "hub-shut-down" // the hub is stopping
 )
