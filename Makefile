@@ -57,9 +57,9 @@ bench: ## the benchmarks (BENCH=regexp picks some)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PACKAGES)
 
 .PHONY: bench-peers
-bench-peers: ## the hub beside a bare crypto/tls server and mosquitto (Debian package mosquitto), in one run
+bench-peers: ## the hub beside a bare crypto/tls server, mosquitto (Debian package mosquitto) and a stock mochi server, in one run
 	@command -v mosquitto >/dev/null || [[ -x /usr/sbin/mosquitto ]] || { echo "bench-peers: there is no mosquitto; apt-get install mosquitto" >&2; exit 1; }
-	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./firmware-sim/peers -args -peers
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./firmware-sim/peers -args -peers
 
 .PHONY: cross
 cross: ## device-agent for the boards: dist/device-agent-linux-{amd64,arm64,armv7,armv6}, static and stripped

@@ -14,7 +14,7 @@ import (
 // The measurement: rounds times, in turn, every peer gets each device once per kind of connection.
 const (
 	devices = 500
-	rounds  = 6
+	rounds  = 20
 	workers = 4
 )
 

@@ -1,6 +1,6 @@
 // Package peers holds no program: its benchmarks run the hub beside other servers, on one machine in one run, and print
-// what a connection or a message costs each of them. `make bench` compares with a bare crypto/tls server, `make
-// bench-peers` also with mosquitto.
+// what a connection or a message costs each of them. `make bench` compares connections with a bare crypto/tls server, `make
+// bench-peers` also with mosquitto, and messages, memory and recovery with mosquitto and a stock mochi server.
 package peers
 
 import (
@@ -31,41 +31,51 @@ var withPeers = flag.Bool("peers", false, "run foreign brokers beside the hub")
 const bareFolder = "PEERS_BARE"
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(bareFolder); dir != "" {
-		if err := serveBare(dir); err != nil {
-			fmt.Fprintln(os.Stderr, "bare server:", err)
-			os.Exit(1)
+	for folder, serve := range map[string]func(dir string) error{bareFolder: serveBare, mochiFolder: serveMochi} {
+		if dir := os.Getenv(folder); dir != "" {
+			if err := serve(dir); err != nil {
+				fmt.Fprintln(os.Stderr, folder, err)
+				os.Exit(1)
+			}
+			return
 		}
-		return
 	}
 	os.Exit(m.Run())
+}
+
+// bareConfig is crypto/tls's own way to mutual TLS, with the credentials in a hub's folder.
+func bareConfig(dir string) (*tls.Config, error) {
+	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "tls/server.crt"), filepath.Join(dir, "tls/server.key"))
+	if err != nil {
+		return nil, err
+	}
+	cert.Certificate = cert.Certificate[:1] // as the hub: the clients know its issuer
+	bundle, err := pemfile.ReadCertificates(filepath.Join(dir, "ca.crt"))
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	for _, c := range bundle {
+		roots.AddCert(c)
+	}
+	return &tls.Config{
+		Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: roots,
+		CurvePreferences: []tls.CurveID{tls.CurveP256, tls.X25519},
+	}, nil
 }
 
 // serveBare accepts, shakes hands as crypto/tls does by itself, takes one CONNECT, answers, and waits for the end. It prints
 // its address.
 func serveBare(dir string) error {
-	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "tls/server.crt"), filepath.Join(dir, "tls/server.key"))
+	config, err := bareConfig(dir)
 	if err != nil {
 		return err
-	}
-	cert.Certificate = cert.Certificate[:1] // as the hub: the clients know its issuer
-	bundle, err := pemfile.ReadCertificates(filepath.Join(dir, "ca.crt"))
-	if err != nil {
-		return err
-	}
-	roots := x509.NewCertPool()
-	for _, c := range bundle {
-		roots.AddCert(c)
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	fmt.Println(ln.Addr())
-	config := &tls.Config{
-		Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: roots,
-		CurvePreferences: []tls.CurveID{tls.CurveP256, tls.X25519},
-	}
 	for {
 		raw, err := ln.Accept()
 		if err != nil {
@@ -96,21 +106,30 @@ type peer struct {
 // cpu returns the processor time that the peer has used so far.
 func (p peer) cpu(b *testing.B) time.Duration {
 	b.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+	used, err := p.used()
 	if err != nil {
 		b.Fatal(err)
+	}
+	return used
+}
+
+// used is cpu for any goroutine.
+func (p peer) used() (time.Duration, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+	if err != nil {
+		return 0, err
 	}
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // from field 3, state
 	var ticks int64
 	for _, f := range fields[11:13] { // utime and stime
 		n, err := strconv.ParseInt(f, 10, 64)
 		if err != nil {
-			b.Fatal(err)
+			return 0, err
 		}
 		ticks += n
 	}
 	const perSecond = 100 // USER_HZ, the same on every Linux that Go runs on
-	return time.Duration(ticks) * time.Second / perSecond
+	return time.Duration(ticks) * time.Second / perSecond, nil
 }
 
 // start runs a program until the benchmark ends and returns its process.
@@ -143,6 +162,9 @@ func start(b *testing.B, stdout io.Writer, env []string, name string, args ...st
 type site struct {
 	bin, dir string
 	devices  []mtls.Credentials
+	folders  []string // the devices'
+
+	manifests []string // files
 }
 
 // run runs one program to its end.
@@ -155,6 +177,16 @@ func (s *site) run(b *testing.B, program string, args ...string) {
 
 func newSite(b *testing.B, devices int) *site {
 	b.Helper()
+	s := emptySite(b, devices)
+	for _, f := range s.folders {
+		s.devices = append(s.devices, s.load(b, f, "device"))
+	}
+	return s
+}
+
+// emptySite makes a site without reading the devices' credentials.
+func emptySite(b *testing.B, devices int) *site {
+	b.Helper()
 	s := &site{bin: b.TempDir(), dir: b.TempDir()}
 	build := exec.Command("go", "build", "-trimpath", "-o", s.bin+"/", "./hub", "./provisioning")
 	build.Dir, build.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")
@@ -166,20 +198,38 @@ func newSite(b *testing.B, devices int) *site {
 	s.run(b, "provisioning", "init", "--dir", station, "--name", "bench-1")
 	s.run(b, "hub", "station", "authorize", "--dir", hub, "--csr", filepath.Join(station, "station.csr"), "--out", authority)
 	s.run(b, "provisioning", "accept", "--dir", station, authority)
-	s.run(b, "provisioning", "batch", "--dir", station, "--prefix", "d-", "--count", strconv.Itoa(devices), "--out", filepath.Join(s.dir, "devices"))
-	s.run(b, "provisioning", "manifest", "--dir", station, "--out", filepath.Join(s.dir, "manifest"))
-	folders, err := filepath.Glob(filepath.Join(s.dir, "devices", "d-*"))
+	const most = 20_000 // devices in a manifest: a station writes no more into one
+	for first := 0; first < devices; first += most {
+		out := filepath.Join(s.dir, fmt.Sprintf("devices-%06d", first))
+		s.run(b, "provisioning", "batch", "--dir", station, "--prefix", "d-", "--count", strconv.Itoa(min(most, devices-first)), "--out", out)
+		manifest := filepath.Join(s.dir, fmt.Sprintf("manifest-%06d", first))
+		s.run(b, "provisioning", "manifest", "--dir", station, "--out", manifest)
+		s.manifests = append(s.manifests, manifest)
+	}
+	folders, err := filepath.Glob(filepath.Join(s.dir, "devices-*", "d-*"))
 	if err != nil {
 		b.Fatal(err)
 	}
-	for _, f := range folders {
-		c, err := mtls.LoadCredentials(f, "device")
-		if err != nil {
-			b.Fatal(err)
-		}
-		s.devices = append(s.devices, c)
-	}
+	s.folders = folders
 	return s
+}
+
+// load reads the credentials in a folder.
+func (s *site) load(b *testing.B, folder, base string) mtls.Credentials {
+	b.Helper()
+	c, err := mtls.LoadCredentials(folder, base)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return c
+}
+
+// service issues a certificate to a service, which may have any number of sessions: NAME:1, NAME:2, ...
+func (s *site) service(b *testing.B, name string) mtls.Credentials {
+	b.Helper()
+	out := filepath.Join(s.dir, name)
+	s.run(b, "hub", "service", "issue", name, "--dir", filepath.Join(s.dir, "hub"), "--out", out)
+	return s.load(b, out, "service")
 }
 
 // hub starts the hub, with the devices registered.
@@ -189,11 +239,33 @@ func (s *site) hub(b *testing.B) peer {
 	return p
 }
 
-// startHub starts the hub and returns what stops it before the benchmark's end.
+// startHub starts the hub, with the devices registered, and returns what stops it before the benchmark's end.
 func (s *site) startHub(b *testing.B) (peer, func()) {
 	b.Helper()
+	p, stop := s.launch(b)
+	s.register(b)
+	return p, func() { stop(syscall.SIGTERM) }
+}
+
+// register tells the running hub of the devices.
+func (s *site) register(b *testing.B) {
+	b.Helper()
+	for _, m := range s.manifests {
+		s.run(b, "hub", "manifest", "import", m, "--dir", filepath.Join(s.dir, "hub"))
+	}
+}
+
+// launch starts the hub as it is and returns what ends it by a signal.
+func (s *site) launch(b *testing.B) (peer, func(os.Signal)) {
+	b.Helper()
 	dir := filepath.Join(s.dir, "hub")
-	cmd := start(b, nil, []string{"FLEETHUB_LOG__LEVEL=warn"}, filepath.Join(s.bin, "hub"), "serve", "--dir", dir, "--mqtt-addr", "127.0.0.1:0", "--https-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0")
+	env := []string{
+		"FLEETHUB_LOG__LEVEL=warn",
+		"FLEETHUB_MQTT__LIMITS__ADDRESS_RATE=100000", // the whole fleet comes from one address
+		"FLEETHUB_MQTT__LIMITS__ADDRESS_BURST=100000",
+		"FLEETHUB_MQTT__LIMITS__ISSUER_BURST=1000000", // and one issuer
+	}
+	cmd := start(b, nil, env, filepath.Join(s.bin, "hub"), "serve", "--dir", dir, "--mqtt-addr", "127.0.0.1:0", "--https-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0")
 	pid := fmt.Sprintf(`"pid":%d,`, cmd.Process.Pid)
 	var addr string
 	await(b, "the hub", func() bool {
@@ -205,9 +277,8 @@ func (s *site) startHub(b *testing.B) (peer, func()) {
 		addr, _, _ = strings.Cut(rest, `"`)
 		return addr != ""
 	})
-	s.run(b, "hub", "manifest", "import", filepath.Join(s.dir, "manifest"), "--dir", dir)
-	return peer{"hub", addr, cmd.Process.Pid}, func() {
-		cmd.Process.Signal(syscall.SIGTERM)
+	return peer{"hub", addr, cmd.Process.Pid}, func(how os.Signal) {
+		cmd.Process.Signal(how)
 		cmd.Wait()
 	}
 }
@@ -215,19 +286,25 @@ func (s *site) startHub(b *testing.B) (peer, func()) {
 // bare starts the bare crypto/tls server.
 func (s *site) bare(b *testing.B) peer {
 	b.Helper()
+	return s.again(b, "bare crypto/tls", bareFolder)
+}
+
+// again starts the test's own program as one of the servers that TestMain knows.
+func (s *site) again(b *testing.B, name, folder string) peer {
+	b.Helper()
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer reader.Close()
-	cmd := start(b, writer, []string{bareFolder + "=" + filepath.Join(s.dir, "hub")}, os.Args[0])
+	cmd := start(b, writer, []string{folder + "=" + filepath.Join(s.dir, "hub")}, os.Args[0])
 	writer.Close()
 	line := make([]byte, 64)
 	n, err := reader.Read(line)
 	if err != nil {
 		b.Fatal(err)
 	}
-	return peer{"bare crypto/tls", strings.TrimSpace(string(line[:n])), cmd.Process.Pid}
+	return peer{name, strings.TrimSpace(string(line[:n])), cmd.Process.Pid}
 }
 
 // mosquitto starts mosquitto with the same PKI: mutual TLS, the identity from the certificate.
@@ -251,7 +328,8 @@ func (s *site) mosquitto(b *testing.B) peer {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	cmd := start(b, nil, nil, program, "-c", config)
+	// A C program is not given all the file descriptors that it may have; a Go program takes them.
+	cmd := start(b, nil, nil, "/bin/sh", "-c", `ulimit -n "$(ulimit -Hn)"; exec "$0" "$@"`, program, "-c", config)
 	await(b, "mosquitto", func() bool {
 		c, err := net.Dial("tcp", addr)
 		if err == nil {
@@ -264,7 +342,7 @@ func (s *site) mosquitto(b *testing.B) peer {
 
 func await(b *testing.B, what string, done func() bool) {
 	b.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !done(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			b.Fatalf("%s did not start", what)
 		}
