@@ -128,7 +128,9 @@ type Broker struct {
 	watchers  watchers
 	system    system
 	lastID    atomic.Uint64 // of messages
-	queued    atomic.Int64  // octets of messages in all queues
+
+	connections atomic.Uint32 // so far
+	queued      atomic.Int64  // octets of messages in all queues
 
 	checkpointed uint64 // ingest.Appended at the last checkpoint; the keeper's own
 	written      uint64 // octets that the last checkpoint wrote; likewise

@@ -29,6 +29,7 @@ type client struct {
 	subject policy.Subject
 	remote  net.Addr
 	conn    *listener.Conn
+	number  uint32       // counts connections
 	packet  atomic.Int64 // Unix nanoseconds of the last packet taken; 0: none yet
 
 	// Set by the reader before the session knows the connection, never changed.
@@ -74,7 +75,7 @@ func (b *Broker) Serve(conn *listener.Conn) (serve func()) {
 		return nil
 	}
 	id := conn.Peer.Identity
-	c := &client{b: b, peer: conn.Peer, subject: b.subjectOf(id.Role, id.ID), remote: conn.RemoteAddr(), conn: conn}
+	c := &client{b: b, peer: conn.Peer, subject: b.subjectOf(id.Role, id.ID), remote: conn.RemoteAddr(), conn: conn, number: b.connections.Add(1)}
 	c.reader = wire.NewReader(conn, b.config.MaxPacketSize)
 	// First track, then look: see package session.
 	b.live.Track(id, c)
@@ -130,11 +131,13 @@ func (c *client) greet() error {
 
 // read takes packets until the connection ends; it returns why it did.
 func (c *client) read() error {
+	now := time.Now()
 	for {
-		c.arm()
+		c.arm(now)
 		pk, err := c.next()
+		now = time.Now()
 		if err == nil {
-			err = c.take(pk)
+			err = c.take(pk, now)
 		}
 		if err != nil {
 			c.complain(err)
@@ -167,10 +170,9 @@ var (
 )
 
 // take acts on one packet.
-func (c *client) take(pk wire.Packet) error {
-	now := time.Now()
+func (c *client) take(pk wire.Packet, now time.Time) error {
 	c.packet.Store(now.UnixNano())
-	c.b.counters.packetsReceived.Add(1)
+	c.b.counters.packetsReceived.add(c.number, 1)
 	switch pk := pk.(type) {
 	case *wire.Publish:
 		return c.publish(pk, now)
@@ -204,11 +206,10 @@ func (c *client) take(pk wire.Packet) error {
 // arm bounds the wait for the next packet by one and a half times the keep-alive
 // [MQTT-3.1.2-22], or a little more: a busy connection doesn't set a timer for each
 // packet.
-func (c *client) arm() {
+func (c *client) arm(now time.Time) {
 	if c.keepAlive == 0 {
 		return
 	}
-	now := time.Now()
 	slack := c.keepAlive / 16
 	if now.Sub(c.armed) < slack {
 		return
@@ -279,8 +280,8 @@ func (c *client) acknowledge(kind wire.Type, id uint16, code wire.Code) error {
 
 func (c *client) write(data []byte) error {
 	n, err := c.conn.Write(data)
-	c.b.counters.packetsSent.Add(1)
-	c.b.counters.bytesSent.Add(uint64(n))
+	c.b.counters.packetsSent.add(c.number, 1)
+	c.b.counters.bytesSent.add(c.number, uint64(n))
 	return err
 }
 

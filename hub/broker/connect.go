@@ -26,7 +26,7 @@ func (c *client) begin() error {
 		return errRefused
 	}
 	c.packet.Store(time.Now().UnixNano())
-	c.b.counters.packetsReceived.Add(1)
+	c.b.counters.packetsReceived.add(c.number, 1)
 	if err := c.judge(connect); err != nil {
 		c.b.refused(c, err)
 		c.sendRefusal(err)

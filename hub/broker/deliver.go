@@ -249,7 +249,7 @@ func (b *Broker) pumpLocked(s *Session) {
 
 // sendMessage writes a PUBLISH.
 func (c *client) sendMessage(m *message, h how, id uint16, dup bool) error {
-	c.b.counters.messagesSent.Add(1)
+	c.b.counters.messagesSent.add(c.number, 1)
 	if c.aliasLimit > 0 {
 		return c.sendAliased(m, h, id, dup)
 	}

@@ -73,13 +73,6 @@ func (b *Broker) spread(m *message) {
 		}
 		return
 	}
-	for i := range matches.Direct {
-		b.direct(m, &matches.Direct[i])
-	}
-	for _, group := range matches.Shared {
-		if member := b.choose(group); member != nil {
-			b.direct(m, member)
-		}
-	}
+	b.sendOut(m)
 	b.watchers.show(m)
 }

@@ -34,8 +34,8 @@ type message struct {
 // publish takes a PUBLISH.
 func (c *client) publish(pk *wire.Publish, now time.Time) error {
 	b := c.b
-	b.counters.messagesReceived.Add(1)
-	b.counters.bytesReceived.Add(uint64(len(pk.Topic) + len(pk.Payload)))
+	b.counters.messagesReceived.add(c.number, 1)
+	b.counters.bytesReceived.add(c.number, uint64(len(pk.Topic)+len(pk.Payload)))
 	if err := c.resolve(pk); err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (c *client) publish(pk *wire.Publish, now time.Time) error {
 		return c.reject(pk, wire.NotAuthorized)
 	}
 	if pk.QoS == 0 {
-		b.counters.published.Add(1)
+		b.counters.published.add(c.number, 1)
 		b.pass(c.sender(), c.session, pk)
 		return nil
 	}
@@ -128,7 +128,7 @@ func (c *client) take12(pk *wire.Publish) error {
 	}
 	m := b.newMessage(pk, c.sender(), s)
 	c.flow.add(m.size, b.config.Quotas.ReceiveMaximum)
-	b.counters.published.Add(1)
+	b.counters.published.add(c.number, 1)
 	p := &publication{b: b, message: m, client: c, id: pk.ID}
 	if err := b.accept(b.context, p); err != nil {
 		c.flow.done(m.size)
@@ -314,31 +314,60 @@ var _ journal.Waiter = (*publication)(nil)
 // pass delivers a QoS 0 message at once, and enters it into the journal if there is
 // room: it waits for no disk, and a crash may lose it.
 func (b *Broker) pass(from ingest.Sender, origin *Session, pk *wire.Publish) {
-	m := &message{origin: origin, Message: ingest.Message{From: from, Publish: *pk}}
 	if pk.Retain || b.watchers.any() {
-		m = b.newMessage(pk, from, origin)
-	} else {
-		m.Number, m.Time = b.lastID.Add(1), b.config.Now()
-		m.Publish.Dup, m.Publish.ID, m.Publish.Alias = false, 0, 0
-	}
-	if m.Retain {
-		b.gate.RLock()
-		b.retaining.Lock()
-		m.Number = b.lastID.Add(1)
-		if b.retention.admit(m.Topic, len(m.Payload)) {
-			if position, err := b.ingest.Message(&m.Message, nil); err == nil {
-				m.position.Store(uint64(position))
-			}
-			b.retain(m)
-		} else {
-			b.counters.notRetained.Add(1)
-			m.Retain = false
+		m := b.newMessage(pk, from, origin)
+		if pk.Retain {
+			b.passRetained(m)
+		} else if from.Role == ingest.SenderDevice {
+			b.note(m)
 		}
-		b.retaining.Unlock()
-		b.gate.RUnlock()
-	} else if from.Role == ingest.SenderDevice {
+		b.sendOut(m)
+		b.watchers.show(m)
+		return
+	}
+	// Nobody keeps it: neither the message nor its payload, which is the reader's.
+	m := passing.Get().(*message)
+	m.origin, m.From, m.Publish = origin, from, *pk
+	m.Publish.Dup, m.Publish.ID, m.Publish.Alias = false, 0, 0
+	m.Number, m.Time = b.lastID.Add(1), b.config.Now()
+	if m.Expiry != nil {
+		m.deadline = m.Time.Add(seconds(*m.Expiry))
+	}
+	if from.Role == ingest.SenderDevice {
 		b.note(m)
 	}
+	b.sendOut(m)
+	for i := range m.encoded {
+		m.encoded[i].Store(nil)
+	}
+	m.origin, m.Message, m.deadline = nil, ingest.Message{}, time.Time{}
+	passing.Put(m)
+}
+
+// passing has messages of QoS 0 that have been delivered; they hold nothing.
+var passing = sync.Pool{New: func() any { return new(message) }}
+
+// passRetained has a QoS 0 message retained, and entered.
+func (b *Broker) passRetained(m *message) {
+	b.gate.RLock()
+	defer b.gate.RUnlock()
+	b.retaining.Lock()
+	defer b.retaining.Unlock()
+	m.Number = b.lastID.Add(1)
+	if !b.retention.admit(m.Topic, len(m.Payload)) {
+		b.counters.notRetained.Add(1)
+		m.Retain = false
+		b.note(m)
+		return
+	}
+	if position, err := b.ingest.Message(&m.Message, nil); err == nil {
+		m.position.Store(uint64(position))
+	}
+	b.retain(m)
+}
+
+// sendOut delivers a QoS 0 message to whoever is connected.
+func (b *Broker) sendOut(m *message) {
 	matches := b.index.Match(m.Topic)
 	for i := range matches.Direct {
 		b.direct(m, &matches.Direct[i])
@@ -348,7 +377,6 @@ func (b *Broker) pass(from ingest.Sender, origin *Session, pk *wire.Publish) {
 			b.direct(m, member)
 		}
 	}
-	b.watchers.show(m)
 }
 
 // note enters a QoS 0 message for those who read the journal.

@@ -8,10 +8,10 @@ import (
 
 // counters only grow.
 type counters struct {
-	connects, published, denied, withheld, dropped, notRetained, watchDropped, panics atomic.Uint64
-	unaccepted, notNoted, tooLarge, throttled, checkpoints                            atomic.Uint64
-	packetsReceived, packetsSent, messagesReceived, messagesSent                      atomic.Uint64
-	bytesReceived, bytesSent                                                          atomic.Uint64
+	connects, denied, withheld, dropped, notRetained, watchDropped, panics atomic.Uint64
+	unaccepted, notNoted, tooLarge, throttled, checkpoints                 atomic.Uint64
+	// These count packets and messages.
+	packetsReceived, packetsSent, messagesReceived, messagesSent, bytesReceived, bytesSent, published counter
 }
 
 // Stats is a snapshot of what the broker has done and holds.
@@ -58,7 +58,7 @@ func (b *Broker) Stats() Stats {
 		Watchers:         b.watchers.len(),
 		QueuedBytes:      b.queued.Load(),
 		Connects:         n.connects.Load(),
-		Published:        n.published.Load(),
+		Published:        n.published.load(),
 		Denied:           n.denied.Load(),
 		Withheld:         n.withheld.Load(),
 		Dropped:          n.dropped.Load(),
@@ -70,11 +70,11 @@ func (b *Broker) Stats() Stats {
 		WatchDropped:     n.watchDropped.Load(),
 		Checkpoints:      n.checkpoints.Load(),
 		Panics:           n.panics.Load(),
-		PacketsReceived:  n.packetsReceived.Load(),
-		PacketsSent:      n.packetsSent.Load(),
-		MessagesReceived: n.messagesReceived.Load(),
-		MessagesSent:     n.messagesSent.Load(),
-		BytesReceived:    n.bytesReceived.Load(),
-		BytesSent:        n.bytesSent.Load(),
+		PacketsReceived:  n.packetsReceived.load(),
+		PacketsSent:      n.packetsSent.load(),
+		MessagesReceived: n.messagesReceived.load(),
+		MessagesSent:     n.messagesSent.load(),
+		BytesReceived:    n.bytesReceived.load(),
+		BytesSent:        n.bytesSent.load(),
 	}
 }
