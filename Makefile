@@ -61,6 +61,10 @@ bench-peers: ## the hub beside a bare crypto/tls server, mosquitto (Debian packa
 	@command -v mosquitto >/dev/null || [[ -x /usr/sbin/mosquitto ]] || { echo "bench-peers: there is no mosquitto; apt-get install mosquitto" >&2; exit 1; }
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./firmware-sim/peers -args -peers
 
+.PHONY: soak
+soak: setup ## 50 kills, 50 power cuts and every fault at full size, judged from outside (as root; an hour or more)
+	SOAK_KILLS=50 SOAK_CONNECTS=1000000 SOAK_STOP=30s SOAK_FUZZ=5m $(GO) test -count=1 -v -timeout 4h ./firmware-sim/soak
+
 .PHONY: cross
 cross: ## device-agent for the boards: dist/device-agent-linux-{amd64,arm64,armv7,armv6}, static and stripped
 	@for target in amd64 arm64 armv7 armv6; do \

@@ -22,6 +22,7 @@ swtpm_setup         swtpm-tools
 tpm2_load           tpm2-tools
 mkfs.ext4           e2fsprogs
 mount               mount
+losetup             mount
 testssl             testssl.sh
 tshark              tshark
 shellcheck          shellcheck

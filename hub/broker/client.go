@@ -251,6 +251,9 @@ func (c *client) send(pk wire.Packet) error {
 	if err != nil {
 		return fmt.Errorf("encode packet of type %d: %w", pk.Type(), err)
 	}
+	if len(data) == 0 {
+		return nil // version 3.1.1 has no such packet
+	}
 	if c.limit > 0 && len(data) > int(c.limit) {
 		return nil // the client takes nothing of that kind [MQTT-3.1.2-24]
 	}

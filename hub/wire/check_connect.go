@@ -4,9 +4,7 @@ import "github.com/mochi-mqtt/server/v2/packets"
 
 // The properties that judging or decoding asks for by name.
 const (
-	propPayloadFormat        = packets.PropPayloadFormat
 	propMessageExpiry        = packets.PropMessageExpiryInterval
-	propCorrelationData      = packets.PropCorrelationData
 	propSessionExpiry        = packets.PropSessionExpiryInterval
 	propAuthenticationMethod = packets.PropAuthenticationMethod
 	propAuthenticationData   = packets.PropAuthenticationData

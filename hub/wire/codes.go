@@ -3,12 +3,12 @@ package wire
 // The reason codes that are only understood or only sent within this package's
 // tables; packet.go has those that the hub itself uses.
 const (
-	continueAuthentication   Code = 0x18
-	reAuthenticate           Code = 0x19
-	serverMoved              Code = 0x9D
-	maximumConnectTime       Code = 0xA0
-	subscriptionIDsUnsupport Code = 0xA1
-	wildcardsUnsupported     Code = 0xA2
+	continueAuthentication     Code = 0x18
+	reAuthenticate             Code = 0x19
+	serverMoved                Code = 0x9D
+	maximumConnectTime         Code = 0xA0
+	subscriptionIDsUnsupported Code = 0xA1
+	wildcardsUnsupported       Code = 0xA2
 )
 
 // ackCode reports whether sender may use code in an acknowledgement of kind
@@ -34,7 +34,7 @@ func subackCode(version byte, code Code) bool {
 	case 0, 1, 2, UnspecifiedError:
 		return true
 	case ImplementationSpecificError, NotAuthorized, TopicFilterInvalid, PacketIdentifierInUse, QuotaExceeded,
-		SharedNotSupported, subscriptionIDsUnsupport, wildcardsUnsupported:
+		SharedNotSupported, subscriptionIDsUnsupported, wildcardsUnsupported:
 		return version == V5
 	}
 	return false
@@ -62,7 +62,7 @@ func disconnectCode(sender direction, code Code) bool {
 		return sender&fromClient != 0
 	case NotAuthorized, ServerBusy, ServerShuttingDown, KeepAliveTimeout, SessionTakenOver, TopicFilterInvalid,
 		RetainNotSupported, QoSNotSupported, UseAnotherServer, serverMoved, SharedNotSupported,
-		ConnectionRateExceeded, maximumConnectTime, subscriptionIDsUnsupport, wildcardsUnsupported:
+		ConnectionRateExceeded, maximumConnectTime, subscriptionIDsUnsupported, wildcardsUnsupported:
 		return sender&fromServer != 0
 	}
 	return false

@@ -36,7 +36,12 @@ func (r *Reader) decode(f *frame) (Packet, *Error) {
 		}
 		f.version = x.level
 	}
-	s := r.s // a body that is not empty is in it
+	return r.s.open(f, x) // a body that is not empty is in the buffer
+}
+
+// open takes a packet apart that has passed the rules. What the codec chokes
+// on nevertheless is malformed.
+func (s *scratch) open(f *frame, x facts) (Packet, *Error) {
 	if err := unpack(&s.pk, f); err != nil {
 		s.pk = packets.Packet{}
 		return nil, &Error{Code: MalformedPacket, Detail: err.Error()}
@@ -278,7 +283,7 @@ func (p *Publish) setProperties(from *packets.Properties, had seen) {
 		Format:        from.PayloadFormat,
 		ContentType:   strings.Clone(from.ContentType),
 		ResponseTopic: strings.Clone(from.ResponseTopic),
-		Correlation:   present(from.CorrelationData, had, propCorrelationData),
+		Correlation:   slices.Clip(from.CorrelationData),
 		User:          users(from.User),
 	}
 	if p.Props.empty() {
@@ -287,8 +292,8 @@ func (p *Publish) setProperties(from *packets.Properties, had seen) {
 }
 
 // travelling are the properties that make up MessageProperties.
-const travelling = seen(1<<propPayloadFormat | 1<<packets.PropContentType | 1<<packets.PropResponseTopic |
-	1<<propCorrelationData | 1<<packets.PropUser)
+const travelling = seen(1<<packets.PropPayloadFormat | 1<<packets.PropContentType | 1<<packets.PropResponseTopic |
+	1<<packets.PropCorrelationData | 1<<packets.PropUser)
 
 func (p *MessageProperties) empty() bool {
 	return p.Format == 0 && p.ContentType == "" && p.ResponseTopic == "" && p.Correlation == nil && len(p.User) == 0
@@ -298,15 +303,6 @@ func (p *MessageProperties) empty() bool {
 func nonEmpty(b []byte) []byte {
 	if len(b) == 0 {
 		return nil
-	}
-	return slices.Clip(b)
-}
-
-// present returns b, and an empty slice instead of nil if the property id was
-// there without a byte in it.
-func present(b []byte, had seen, id byte) []byte {
-	if len(b) == 0 && had.has(id) {
-		return []byte{}
 	}
 	return slices.Clip(b)
 }

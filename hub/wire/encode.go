@@ -31,10 +31,17 @@ func Append(dst []byte, p Packet, version byte) ([]byte, error) {
 	case *Ack:
 		return appendAck(dst, p, version)
 	case *Ping:
+		if p.Kind != TypePingreq && p.Kind != TypePingresp {
+			return dst, fmt.Errorf("encode ping: packet type %d is none", p.Kind)
+		}
 		return append(dst, byte(p.Kind)<<4, 0), nil
 	case *Connack:
 		if _, ok := returnCode(p.Code); version == V311 && !ok {
 			return dst, nil
+		}
+	case *Auth:
+		if version == V5 && p.Code == Success && p.Method == "" && len(p.Data) == 0 && p.Reason == "" && len(p.User) == 0 {
+			return append(dst, byte(TypeAuth)<<4, 0), nil // the codec has only the long form, which needs a method
 		}
 	case *Disconnect:
 		if version == V311 {
@@ -78,9 +85,6 @@ func appendRare(dst []byte, p Packet, version byte) ([]byte, error) {
 // judge applies the rules to an encoded packet.
 func judge(packet []byte, remaining int, version byte) error {
 	f := frame{first: packet[0], body: packet[len(packet)-remaining:], version: version, sender: either}
-	if f.kind() == TypeConnect {
-		f.version = 0
-	}
 	if broken := checkFirst(f.first, f.version, either); broken != ruleNone {
 		return failed(broken, f.version, "")
 	}

@@ -131,9 +131,6 @@ const (
 // it took.
 func varint(b []byte) (value, n int, state varintState) {
 	for i, c := range b {
-		if i == 4 {
-			break
-		}
 		value |= int(c&0x7F) << (7 * i)
 		if c&0x80 == 0 {
 			return value, i + 1, varintWhole

@@ -107,3 +107,14 @@ func (c *chunks) Read(p []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// packet turns "30: 0001 't'" into a packet whose remaining length is that of
+// what follows the colon; without a colon it is the bytes as they are.
+func packet(t testing.TB, s string) []byte {
+	t.Helper()
+	first, body, ok := strings.Cut(s, ":")
+	if !ok {
+		return unhex(t, s)
+	}
+	return framed(unhex(t, first)[0], unhex(t, body))
+}

@@ -60,7 +60,7 @@ var properties = [43]property{
 	packets.PropWillDelayInterval:      {"will delay interval", formUint32, in(will), 0},
 	packets.PropRequestResponseInfo:    {"request response information", formBool, in(TypeConnect), 0},
 	packets.PropResponseInfo:           {"response information", formString, 0, in(TypeConnack)},
-	packets.PropServerReference:        {"server reference", formString, 0, in(TypeConnack, TypeDisconnect)},
+	packets.PropServerReference:        {"server reference", formString, in(TypeDisconnect), in(TypeConnack, TypeDisconnect)},
 	packets.PropReasonString: {"reason string", formString,
 		in(TypePuback, TypePubrec, TypePubrel, TypePubcomp, TypeDisconnect, TypeAuth),
 		in(TypeConnack, TypePuback, TypePubrec, TypePubrel, TypePubcomp, TypeSuback, TypeUnsuback, TypeDisconnect, TypeAuth)},

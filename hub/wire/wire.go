@@ -10,6 +10,7 @@
 package wire
 
 import (
+	"errors"
 	"io"
 )
 
@@ -63,7 +64,7 @@ func (r *Reader) Version() byte {
 func (r *Reader) SetLimit(limit int) { r.limit = limit }
 
 // Client switches to the other direction: the Reader accepts what a server
-// sends. A client sets the version before its first Next.
+// sends. A client sets the version before its first Next, which is an error otherwise.
 func (r *Reader) Client() { r.sender = fromServer }
 
 // Buffered reports whether bytes behind the last packet, perhaps a whole
@@ -90,6 +91,9 @@ func (r *Reader) Next() (Packet, error) {
 	if r.bad != nil {
 		return nil, r.bad
 	}
+	if r.version == 0 && r.sender == fromServer {
+		return nil, errNoVersion
+	}
 	if r.s != nil && r.s.pos == r.s.end {
 		r.s.giveBack()
 		r.s = nil
@@ -104,6 +108,9 @@ func (r *Reader) Next() (Packet, error) {
 	}
 	return p, nil
 }
+
+// errNoVersion is a mistake of the program and not of the peer.
+var errNoVersion = errors.New("read from an MQTT server: set the version that the CONNECT announced first")
 
 // refuse keeps what the peer did wrong.
 func (r *Reader) refuse(e *Error) error {
