@@ -244,36 +244,16 @@ func (c *client) complain(err error) {
 // send writes a packet. An error means that the connection is closed or about to be.
 func (c *client) send(pk wire.Packet) error {
 	var scratch [64]byte
-	data, err := wire.Append(scratch[:0], pk, c.version)
-	if err == nil && c.limit > 0 && len(data) > int(c.limit) {
-		data, err = wire.Append(scratch[:0], withoutReason(pk), c.version)
-	}
-	if err != nil {
+	data, err := wire.AppendWithin(scratch[:0], pk, c.version, c.limit) // [MQTT-3.1.2-24]
+	switch {
+	case errors.Is(err, wire.ErrTooLarge):
+		return nil // the client takes nothing of that kind
+	case err != nil:
 		return fmt.Errorf("encode packet of type %d: %w", pk.Type(), err)
-	}
-	if len(data) == 0 {
+	case len(data) == 0:
 		return nil // version 3.1.1 has no such packet
 	}
-	if c.limit > 0 && len(data) > int(c.limit) {
-		return nil // the client takes nothing of that kind [MQTT-3.1.2-24]
-	}
 	return c.write(data)
-}
-
-// withoutReason is a packet without what makes it too large for the client
-// [MQTT-3.2.2-19, MQTT-3.14.2-3].
-func withoutReason(pk wire.Packet) wire.Packet {
-	switch pk := pk.(type) {
-	case *wire.Connack:
-		short := *pk
-		short.Reason = ""
-		return &short
-	case *wire.Disconnect:
-		short := *pk
-		short.Reason = ""
-		return &short
-	}
-	return pk
 }
 
 // acknowledge sends a PUBACK, PUBREC, PUBREL or PUBCOMP.
