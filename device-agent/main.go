@@ -21,6 +21,8 @@ func newRoot() *cobra.Command {
 	}
 	output := command.OutputFlag(root)
 	root.AddCommand(
+		newEnroll(output),
+		newRenew(output),
 		newRun(output),
 		newStatus(output),
 		command.Version(root, output),

@@ -17,6 +17,7 @@ import (
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/issuance"
 	"github.com/fleethub/fleethub/certs/pemfile"
+	"github.com/fleethub/fleethub/hub/policy"
 	"github.com/fleethub/fleethub/hub/server"
 )
 
@@ -40,6 +41,7 @@ func newInit(output *command.Output) *cobra.Command {
   operator/  the first operator's certificate
   issuers/   the stations' issuing CAs
   hub.yaml   the configuration, every key explained
+  policy.yaml  who may use which topic
 
 Nothing is ever overwritten. A killed run leaves nothing that counts: run it again.`,
 		Args: cobra.NoArgs,
@@ -181,6 +183,7 @@ func makeHub(stage *pemfile.Stage, o initOptions, names []string, ips []net.IP) 
 		pemfile.WriteKey(stage.Path("ca/operational.key"), caKey),
 		pemfile.WriteCertificates(stage.Path("ca/operational.crt"), caCert),
 		pemfile.WriteCertificates(stage.Path("ca.crt"), bundle...),
+		pemfile.Write(stage.Path(server.PolicyFile), policy.Shipped(), 0o600),
 		pemfile.Write(stage.Path(server.ConfigFile), config, 0o600),
 	} {
 		if err != nil {

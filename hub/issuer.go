@@ -14,8 +14,8 @@ import (
 )
 
 func newIssuer(output *command.Output) *cobra.Command {
-	group := &cobra.Command{Use: "issuer", Short: "List, rehearse the removal of, and remove issuing CAs that the hub trusts"}
-	group.AddCommand(newIssuerList(output), newIssuerRehearse(output), newIssuerRemove(output))
+	group := &cobra.Command{Use: "issuer", Short: "List, rehearse the removal of, remove and revoke issuing CAs that the hub trusts"}
+	group.AddCommand(newIssuerList(output), newIssuerRehearse(output), newIssuerRemove(output), newIssuerRevoke(output))
 	return group
 }
 
@@ -116,8 +116,8 @@ hub's folder; to undo, move it back and send SIGHUP.`,
 }
 
 func writeIssuerPlan(w io.Writer, p admin.IssuerPlan) error {
-	fmt.Fprintf(w, "without issuer %s (%s, serial %s): %d could not connect any more, %d connections would be cut\n",
-		p.Issuer.Name, p.Issuer.Kind, p.Issuer.Serial, p.Breaks, p.Online)
+	fmt.Fprintf(w, "without issuer %s (%s, serial %s): %d could not connect any more, %s would be cut\n",
+		p.Issuer.Name, p.Issuer.Kind, p.Issuer.Serial, p.Breaks, countOf(p.Online, "connection"))
 	if p.Note != "" {
 		fmt.Fprintln(w, p.Note)
 	}

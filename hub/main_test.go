@@ -78,7 +78,7 @@ func TestIssuerCommands(t *testing.T) {
 	online(t, h, h.Device("pi-1"))
 	says(t, h, "issuer list", `^NAME +KIND +DEVICES +ONLINE`, `^bench-1 +factory +1 +1 `, `^bench-2 +factory +1 +1 `, `^hub +\S+ +0 +0 `)
 	affected := `^pi-2 +device +(registered|active) +127\.0\.0\.1:\d+$`
-	says(t, h, "issuer rehearse-removal bench-2", `^without issuer bench-2 .*: 1 could not connect any more, 1 connections would be cut$`, affected)
+	says(t, h, "issuer rehearse-removal bench-2", `^without issuer bench-2 .*: 1 could not connect any more, 1 connection would be cut$`, affected)
 	says(t, h, "issuer remove bench-2", affected, `^nothing was changed; add --confirm`)
 	if !device.IsConnectionOpen() {
 		t.Fatal("a dry run cut a device off")

@@ -28,7 +28,8 @@ command finishes it; if it is complete, the command says so and makes nothing.
 For as many devices again, give another DIR or --again.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return withStation(dir, func(s *station.Station) error {
+			return withStation(c, dir, func(s *station.Station) error {
+				o.Out = local(c, o.Out)
 				report, finish := progress(c.ErrOrStderr(), o.Count)
 				result, err := s.Batch(c.Context(), o, report)
 				finish()

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -23,12 +25,41 @@ func require(c *cobra.Command, flags ...string) {
 	}
 }
 
-// withStation runs do on the station in dir, and closes it.
-func withStation(dir string, do func(*station.Station) error) (err error) {
+// host is what a command finds in its context that the server carries out for another
+// process: the station that the server has open, and where the other process is.
+type host struct {
+	station *station.Station
+	dir     string
+}
+
+type hostKey struct{}
+
+func hosted(ctx context.Context) (host, bool) {
+	h, ok := ctx.Value(hostKey{}).(host)
+	return h, ok
+}
+
+// withStation runs do on the station in dir, and closes it. While `provisioning serve`
+// runs there, the server carries the command out, with the station it has open.
+func withStation(c *cobra.Command, dir string, do func(*station.Station) error) (err error) {
+	if h, ok := hosted(c.Context()); ok {
+		return coded(do(h.station))
+	}
+	if done, err := forward(c, dir); done {
+		return err
+	}
 	s, err := station.Open(dir, nil)
 	if err != nil {
 		return coded(err)
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	return coded(do(s))
+}
+
+// local returns a path as it is meant where the command was given. An empty one stays.
+func local(c *cobra.Command, path string) string {
+	if h, ok := hosted(c.Context()); ok && path != "" && !filepath.IsAbs(path) {
+		return filepath.Join(h.dir, path)
+	}
+	return path
 }

@@ -208,7 +208,7 @@ func TestRenewalKilledAtEveryStepLeavesOldOrNewAuthority(t *testing.T) {
 		}
 		killed, _, _ := run(t, point, "accept", "--dir", filepath.Join(dir, "S"), renewed)
 		withOpen(t, filepath.Join(dir, "S"), func(s *station.Station) {
-			if _, err := s.Issue(station.Order{ID: "a", Out: filepath.Join(dir, "D")}); err != nil {
+			if _, err := s.Issue(station.DeviceOrder{ID: "a", Out: filepath.Join(dir, "D")}); err != nil {
 				t.Errorf("point %d: %v", point, err)
 			}
 		})

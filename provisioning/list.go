@@ -16,7 +16,7 @@ import (
 type listing struct {
 	Station    string          `json:"station"`
 	Devices    []ledger.Record `json:"devices"`
-	Unfinished []ledger.Batch  `json:"unfinished_batches"`
+	Unfinished []ledger.Order  `json:"unfinished_batches"`
 	Unexported int             `json:"unexported"` // issued devices that no manifest names yet
 }
 
@@ -27,7 +27,7 @@ func listCommand(output *command.Output) *cobra.Command {
 		Short: "Show what the station issued",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return withStation(dir, func(s *station.Station) error {
+			return withStation(c, dir, func(s *station.Station) error {
 				l, err := list(s)
 				if err != nil {
 					return err
@@ -41,7 +41,7 @@ func listCommand(output *command.Output) *cobra.Command {
 }
 
 func list(s *station.Station) (listing, error) {
-	l := listing{Station: s.Name(), Devices: []ledger.Record{}, Unfinished: []ledger.Batch{}}
+	l := listing{Station: s.Name(), Devices: []ledger.Record{}, Unfinished: []ledger.Order{}}
 	err := s.Ledger().Devices(func(r ledger.Record) error {
 		l.Devices = append(l.Devices, r)
 		return nil
@@ -49,7 +49,7 @@ func list(s *station.Station) (listing, error) {
 	if err != nil {
 		return l, err
 	}
-	open, err := s.Ledger().UnfinishedBatches()
+	open, err := s.UnfinishedBatches()
 	if err != nil {
 		return l, err
 	}
@@ -68,7 +68,7 @@ func printList(w io.Writer, l listing) error {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.State, r.Serial, r.Model, manifest, r.Out)
 	}
-	fmt.Fprintf(t, "%d devices, %d of them in no manifest yet\n", len(l.Devices), l.Unexported)
+	fmt.Fprintf(t, "%d devices, %d certificates in no manifest yet\n", len(l.Devices), l.Unexported)
 	for _, b := range l.Unfinished {
 		fmt.Fprintf(t, "unfinished: the batch %s, %d of %d complete\n", b, b.Delivered, b.Count)
 	}

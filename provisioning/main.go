@@ -23,8 +23,9 @@ func root() *cobra.Command {
 		Long: `Factory station: keys, certificates and manifests for devices.
 
 A station begins with 'init'. Its CSR goes to the hub's root, whose answer is
-installed with 'accept'. Then 'issue' and 'batch' make devices, and 'manifest'
-writes the signed list from which the hub learns of them.`,
+installed with 'accept'. Then 'issue' and 'batch' make devices in folders, 'serve' lets
+boards enrol over the bench LAN against the orders that 'order import' opened, and
+'manifest' or 'sync' tells the hub of them in signed lists.`,
 	}
 	output := command.OutputFlag(c)
 	c.AddCommand(
@@ -34,6 +35,12 @@ writes the signed list from which the hub learns of them.`,
 		batchCommand(output),
 		manifestCommand(output),
 		listCommand(output),
+		orderCommand(output),
+		tokenCommand(output),
+		claimCommand(output),
+		replaceCommand(output),
+		serveCommand(output),
+		syncCommand(output),
 		command.Version(c, output),
 	)
 	return c

@@ -23,7 +23,8 @@ written. If the command was interrupted, the next one writes the same list.
 With --number an earlier list is written again, for one that was lost on its way.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return withStation(dir, func(s *station.Station) error {
+			return withStation(c, dir, func(s *station.Station) error {
+				out := local(c, out)
 				var e station.Exported
 				var err error
 				if c.Flags().Changed("number") {

@@ -42,6 +42,8 @@ type Issuer struct {
 	kind identity.IssuerKind
 	key  crypto.Signer
 	now  func() time.Time
+
+	publication Publication // of its leaves' status
 }
 
 // NewIssuer returns the issuer of that CA certificate and key, after checking that
@@ -110,6 +112,7 @@ func (i *Issuer) Issue(r Request) (*x509.Certificate, error) {
 		// must: without basic constraints it is no CA either (RFC 5280 §4.2.1.9).
 		BasicConstraintsValid: id.Role != identity.RoleHub,
 	}
+	i.publication.write(template)
 	return i.sign(template, r.PublicKey, r.Profile.lifetime(r.Valid), id.String())
 }
 
@@ -120,6 +123,10 @@ type CARequest struct {
 	TrustDomain string
 	PublicKey   crypto.PublicKey
 	Valid       time.Duration // 0: the profile's
+
+	// MaxDevices is how many devices a station may make (see DeviceBudget). 0: nothing
+	// is written, which means DefaultDevices.
+	MaxDevices int
 }
 
 // IssueCA signs an issuing CA. Only a root can. The CA may sign leaves only (path
@@ -152,6 +159,16 @@ func (i *Issuer) IssueCA(r CARequest) (*x509.Certificate, error) {
 			{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)},
 			{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)},
 		}
+	}
+	if r.MaxDevices != 0 {
+		if r.Kind != identity.KindFactory {
+			return nil, fmt.Errorf("issue CA %s: a device budget is for a station, not for a %s", r.Name, r.Kind)
+		}
+		extension, err := budget(r.MaxDevices)
+		if err != nil {
+			return nil, fmt.Errorf("issue CA %s: %w", r.Name, err)
+		}
+		template.ExtraExtensions = []pkix.Extension{extension}
 	}
 	return i.sign(template, r.PublicKey, profile.lifetime(r.Valid), r.Name)
 }
@@ -253,5 +270,7 @@ func samePublicKey(a, b crypto.PublicKey) bool {
 
 // At returns the same issuer with another clock, for issuing as of a given time.
 func (i *Issuer) At(now func() time.Time) *Issuer {
-	return &Issuer{cert: i.cert, kind: i.kind, key: i.key, now: now}
+	next := *i
+	next.now = now
+	return &next
 }

@@ -49,6 +49,12 @@ func OperatorProfile() Profile {
 	return Profile{name: "operator", role: identity.RoleOperator, extKeyUsage: client(), valid: 90 * day, maxValid: year}
 }
 
+// StationProfile is for a factory station that sends its manifests to the hub itself:
+// TLS client, one year.
+func StationProfile() Profile {
+	return Profile{name: "station", role: identity.RoleStation, extKeyUsage: client(), valid: year, maxValid: 2 * year}
+}
+
 // ServerProfile is for a hub node: TLS server, with host names, one year.
 func ServerProfile() Profile {
 	return Profile{name: "server", role: identity.RoleHub, extKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, serverNames: true, valid: year, maxValid: 2 * year}

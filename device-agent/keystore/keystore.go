@@ -1,7 +1,8 @@
 // Package keystore holds what makes a machine this device: its private key,
 // its certificate with the issuer's, and the trust bundle by which it knows
 // its hub. They are three files in one folder, device.key, device.crt and
-// ca.crt, as `provisioning issue` writes them.
+// ca.crt, as `provisioning issue` and `device-agent enroll` write them. With a key in a
+// TPM device.key is that key's TSS2 PEM file, and device.tpm may name the TPM.
 package keystore
 
 import (
@@ -26,16 +27,22 @@ var files = []struct{ name, what string }{
 	{"ca.crt", "trust bundle"},
 }
 
+// openTries is how often Open reads a folder that another process is installing in.
+const openTries = 4
+
 // Keystore is the credentials of one device. It is immutable and safe for
 // concurrent use.
 type Keystore struct {
 	dir  string
 	cred mtls.Credentials
+	tpm  string
 }
 
 // Open loads and checks the credential folder dir. Its error names the file
-// and the remedy, and is fs.ErrNotExist if the folder or one of them is absent. A certificate outside its validity is no error, since this
-// machine's clock may be the one that is wrong: see [Keystore.CheckValidity].
+// and the remedy, and is fs.ErrNotExist if the folder or one of them is absent. A
+// certificate outside its validity is no error, since this machine's clock may be the
+// one that is wrong: see [Keystore.CheckValidity]. What [Draft.Install] was interrupted
+// in, it finishes.
 func Open(dir string) (*Keystore, error) {
 	info, err := os.Stat(dir)
 	switch {
@@ -46,21 +53,33 @@ func Open(dir string) (*Keystore, error) {
 	case !info.IsDir():
 		return nil, fmt.Errorf("%s is a file; --dir takes the folder with device.key, device.crt and ca.crt", dir)
 	}
+	if err := finishDraft(dir); err != nil {
+		return nil, err
+	}
 	for _, f := range files {
 		path := filepath.Join(dir, f.name)
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("device %s: %w; copy the three files that `provisioning issue` wrote", f.what, err)
 		}
 	}
-	cred, err := mtls.LoadCredentials(dir, base)
+	cred, address, err := load(dir)
+	for try := 1; err != nil && try < openTries; try++ { // perhaps between two steps of an Install
+		if err := finishDraft(dir); err != nil {
+			return nil, err
+		}
+		cred, address, err = load(dir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("device credentials: %w; restore the three files that `provisioning issue` wrote together", err)
 	}
 	if cred.Identity.Role != identity.RoleDevice {
 		return nil, fmt.Errorf("%s is the certificate of a %s (%s), not of a device", filepath.Join(dir, base+".crt"), cred.Identity.Role, cred.Identity.ID)
 	}
-	return &Keystore{dir: dir, cred: cred}, nil
+	return &Keystore{dir: dir, cred: cred, tpm: address}, nil
 }
+
+// TPM returns the address of the TPM that the private key is in, "" if it is in a file.
+func (k *Keystore) TPM() string { return k.tpm }
 
 // Dir returns the folder that was opened.
 func (k *Keystore) Dir() string { return k.dir }

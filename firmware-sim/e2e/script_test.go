@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"errors"
+	"net"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -123,6 +124,9 @@ func ready(ts *testscript.TestScript, neg bool, args []string) {
 	at, err := named(ts, args[0]).listening(ts.MkAbs(args[1]))
 	ts.Check(err)
 	ts.Setenv("MQTT", at.MQTT)
+	_, port, err := net.SplitHostPort(at.MQTT)
+	ts.Check(err)
+	ts.Setenv("PORT", port)
 	ts.Setenv("HTTPS", at.HTTPS)
 	ts.Setenv("METRICS", at.Metrics)
 }

@@ -1,23 +1,49 @@
 // Package admin is the operator's HTTPS API and its client.
 //
-//	GET  /v1/devices?after=&limit=        a page of records with live sessions
+//	GET  /v1/devices?select=&after=&limit=  a page of records with live sessions
 //	GET  /v1/devices/{id}
-//	POST /v1/devices/{id}/suspend         {"reason": "…"} → receipt
-//	POST /v1/devices/{id}/resume          {"reason": "…"} → record
-//	POST /v1/devices/{id}/revoke          {"reason": "keyCompromise", "confirm": true} → plan, or receipt if confirmed
-//	POST /v1/manifests                    a signed manifest → import report
-//	GET  /v1/watch?filter=                messages as they arrive, one JSON object a line
-//	GET  /v1/audit?after=&limit=
-//	GET  /v1/backup                       a tar file of everything but keys
-//	GET  /v1/issuers                      issuing CAs trusted now
-//	GET  /v1/issuers/{name}/removal       who would break without it
-//	POST /v1/issuers/{name}/remove        {"reason": "…", "confirm": true} → plan, or receipt if confirmed
-//	GET  /v1/tickets                      TLS ticket keys and what became of tickets
-//	POST /v1/tickets/rotate               {"drop": true} → the same, after
+//	POST /v1/devices/{id}/suspend          {"note": "…"} → receipt
+//	POST /v1/devices/{id}/resume           {"note": "…"} → record
+//	POST /v1/devices/{id}/revoke           {"reason": "keyCompromise", "confirm": true} → plan, or receipt if confirmed
+//	POST /v1/devices/{id}/retire           {"confirm": true} → likewise
+//	POST /v1/devices/{id}/replace          {"by": "pi-2", "confirm": true} → likewise
+//	POST /v1/devices/{id}/reinstate        {"note": "…", "confirm": true} → record with the leave to come back
+//	POST /v1/devices/{id}/label            {"labels": {"site": "north"}} → how many were changed
+//	POST /v1/selections/{verb}             {"select": "…", "confirm": true, "count": 240} → plan, receipt or proposal;
+//	                                       suspend, resume, revoke, retire, label
+//	GET  /v1/proposals                     orders that wait for a second operator
+//	POST /v1/proposals/{id}/approve        {"count": 240} → receipt
+//	POST /v1/proposals/{id}/withdraw       {"note": "…"} → what was withdrawn
+//	GET  /v1/receipts?after=&limit=
+//	GET  /v1/receipts/{id}
+//	GET  /v1/receipts/{id}/signed          the same as a JWS
+//	POST /v1/manifests                     a signed manifest → import report
+//	GET  /v1/watch?filter=                 messages as they arrive, one JSON object a line
+//	GET  /v1/audit?after=&limit=&device=&actor=&action=&subject=&outcome=&receipt=&since=&until=
+//	GET  /v1/audit/head                    the log's end, to keep elsewhere
+//	GET  /v1/audit/verify                  the whole log, held against its hashes and the receipts
+//	GET  /v1/audit/export?after=           the log with its hashes, one JSON object a line
+//	GET  /v1/messages?filter=&from=&limit=&wait=  a page of what devices sent; 410 says from where on it is kept
+//	GET  /v1/consumers                     the named places in what devices sent
+//	GET  /v1/consumers/{name}
+//	PUT  /v1/consumers/{name}              {"next": 1234, "filter": "d/#"} or {"from": "-1h"}; If-Match: "NEXT", or
+//	                                       If-None-Match: * for a new one
+//	DELETE /v1/consumers/{name}            If-Match: "NEXT"
+//	GET  /v1/sinks                         webhooks, how far they have come and what keeps them
+//	GET  /v1/backup                        a tar file of everything but keys
+//	GET  /v1/issuers                       issuing CAs trusted now
+//	GET  /v1/issuers/{name}/removal        who would break without it
+//	POST /v1/issuers/{name}/remove         {"reason": "…", "confirm": true} → plan, or receipt if confirmed
+//	POST /v1/issuers/{name}/revoke         {"reason": "cACompromise", "confirm": true, "count": 240}: its devices, too
+//	GET  /v1/policy                        which policy is in force
+//	POST /v1/policy/reload                 {"reason": "…"} → which, and the subscriptions that it removed; 422 for a bad file
+//	GET  /v1/policy/explain?role=&id=&action=&topic=  a decision, and why it is so
+//	GET  /v1/tickets                       TLS ticket keys and what became of tickets
+//	POST /v1/tickets/rotate                {"drop": true} → the same, after
 //
 // Every request is made by an operator's certificate: the handler verifies the peer of
-// each request itself, whatever the TLS configuration in front of it admits. Errors are
-// problem details (RFC 9457).
+// each request itself, whatever the TLS configuration in front of it admits, and each
+// endpoint demands a role (Role) of it. Errors are problem details (RFC 9457).
 package admin
 
 import (
@@ -31,6 +57,7 @@ import (
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/manifest"
 	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/hub/consumer"
 	"github.com/fleethub/fleethub/hub/fleet"
 	"github.com/fleethub/fleethub/hub/registry"
 	"github.com/fleethub/fleethub/hub/ticket"
@@ -73,7 +100,12 @@ type Config struct {
 	// Backup writes a backup of the hub. Nil: there is nothing under /v1/backup.
 	Backup func(ctx context.Context, w io.Writer) error
 
+	Consumers *consumer.Consumers // nil: there is nothing under /v1/messages and /v1/consumers
+	Sinks     *consumer.Sinks     // nil: there are none
+
 	Issuers Issuers // nil: there is nothing under /v1/issuers
+
+	Policies Policies // nil: there is nothing under /v1/policy
 
 	Tickets     *ticket.Ring  // nil: there is nothing under /v1/tickets
 	TicketStats *ticket.Stats // required with Tickets
@@ -87,8 +119,10 @@ type Config struct {
 type api struct {
 	config  Config
 	mux     *http.ServeMux
+	routes  []route      // of the mux, for those who must know them all
 	handler http.Handler // mux behind what every request passes
 	watches chan struct{}
+	reads   chan struct{}   // one for each request for messages
 	drain   context.Context // ends when the server shuts down
 }
 
@@ -134,26 +168,57 @@ func newAPI(config Config, drain context.Context) *api {
 	if config.Handshakes == nil {
 		config.Handshakes = func(string) (Handshakes, bool) { return Handshakes{}, false }
 	}
-	a := &api{config: config, mux: http.NewServeMux(), watches: make(chan struct{}, maxWatches), drain: drain}
-	a.mux.HandleFunc("GET /v1/devices", a.listDevices)
-	a.mux.HandleFunc("GET /v1/devices/{id}", a.showDevice)
-	a.mux.HandleFunc("POST /v1/devices/{id}/suspend", a.suspendDevice)
-	a.mux.HandleFunc("POST /v1/devices/{id}/resume", a.resumeDevice)
-	a.mux.HandleFunc("POST /v1/devices/{id}/revoke", a.revokeDevice)
-	a.mux.HandleFunc("POST /v1/manifests", a.importManifest)
-	a.mux.HandleFunc("GET /v1/watch", a.watch)
-	a.mux.HandleFunc("GET /v1/audit", a.listAudit)
+	a := &api{config: config, mux: http.NewServeMux(), watches: make(chan struct{}, maxWatches), reads: make(chan struct{}, maxReads), drain: drain}
+	a.handle("GET /v1/devices", Viewer, a.listDevices)
+	a.handle("GET /v1/devices/{id}", Viewer, a.showDevice)
+	a.handle("POST /v1/devices/{id}/suspend", Operator, a.suspendDevice)
+	a.handle("POST /v1/devices/{id}/resume", Operator, a.resumeDevice)
+	a.handle("POST /v1/devices/{id}/revoke", Operator, a.end(fleet.VerbRevoke))
+	a.handle("POST /v1/devices/{id}/retire", Operator, a.end(fleet.VerbRetire))
+	a.handle("POST /v1/devices/{id}/replace", Operator, a.end(fleet.VerbReplace))
+	a.handle("POST /v1/devices/{id}/reinstate", Admin, a.reinstateDevice)
+	a.handle("POST /v1/devices/{id}/label", Operator, a.labelDevice)
+	for _, verb := range []fleet.Verb{fleet.VerbSuspend, fleet.VerbResume, fleet.VerbRevoke, fleet.VerbRetire} {
+		a.handle("POST /v1/selections/"+string(verb), Operator, a.selection(verb))
+	}
+	a.handle("POST /v1/selections/label", Operator, a.labelSelection)
+	a.handle("GET /v1/proposals", Viewer, a.listProposals)
+	a.handle("POST /v1/proposals/{id}/approve", Operator, a.approveProposal)
+	a.handle("POST /v1/proposals/{id}/withdraw", Operator, a.withdrawProposal)
+	a.handle("GET /v1/receipts", Viewer, a.listReceipts)
+	a.handle("GET /v1/receipts/{id}", Viewer, a.showReceipt)
+	a.handle("GET /v1/receipts/{id}/signed", Viewer, a.signedReceipt)
+	a.handle("POST /v1/manifests", Operator, a.importManifest)
+	a.handle("GET /v1/watch", Viewer, a.watch)
+	a.handle("GET /v1/audit", Viewer, a.listAudit)
+	a.handle("GET /v1/audit/head", Viewer, a.auditHead)
+	a.handle("GET /v1/audit/verify", Viewer, a.verifyAudit)
+	a.handle("GET /v1/audit/export", Viewer, a.exportAudit)
+	if config.Consumers != nil {
+		a.handle("GET /v1/messages", Viewer, a.listMessages)
+		a.handle("GET /v1/consumers", Viewer, a.listConsumers)
+		a.handle("GET /v1/consumers/{name}", Viewer, a.showConsumer)
+		a.handle("PUT /v1/consumers/{name}", Operator, a.putConsumer)
+		a.handle("DELETE /v1/consumers/{name}", Operator, a.deleteConsumer)
+		a.handle("GET /v1/sinks", Viewer, a.listSinks)
+	}
 	if config.Backup != nil {
-		a.mux.HandleFunc("GET /v1/backup", a.backup)
+		a.handle("GET /v1/backup", Admin, a.backup)
 	}
 	if config.Issuers != nil {
-		a.mux.HandleFunc("GET /v1/issuers", a.listIssuers)
-		a.mux.HandleFunc("GET /v1/issuers/{name}/removal", a.planIssuerRemoval)
-		a.mux.HandleFunc("POST /v1/issuers/{name}/remove", a.removeIssuer)
+		a.handle("GET /v1/issuers", Viewer, a.listIssuers)
+		a.handle("GET /v1/issuers/{name}/removal", Viewer, a.planIssuerRemoval)
+		a.handle("POST /v1/issuers/{name}/remove", Admin, a.removeIssuer)
+		a.handle("POST /v1/issuers/{name}/revoke", Admin, a.revokeIssuer)
+	}
+	if config.Policies != nil {
+		a.handle("GET /v1/policy", Viewer, a.showPolicy)
+		a.handle("GET /v1/policy/explain", Viewer, a.explainPolicy)
+		a.handle("POST /v1/policy/reload", Admin, a.reloadPolicy)
 	}
 	if config.Tickets != nil {
-		a.mux.HandleFunc("GET /v1/tickets", a.showTickets)
-		a.mux.HandleFunc("POST /v1/tickets/rotate", a.rotateTickets)
+		a.handle("GET /v1/tickets", Viewer, a.showTickets)
+		a.handle("POST /v1/tickets/rotate", Admin, a.rotateTickets)
 	}
 
 	// A browser that holds an operator's certificate must not lend it to other sites.
@@ -249,28 +314,39 @@ type DevicePage struct {
 	Next    string   `json:"next,omitempty"`
 }
 
-// RevokePlan is what a revocation would do, the session it would close included.
+// RevokePlan is what a revocation, or another end, would do, the session it would close
+// included.
 type RevokePlan struct {
 	fleet.Plan
 	Session *Session `json:"session,omitempty"`
 }
 
-// Revocation is the answer to a revoke request: a plan without confirmation, a
+// Revocation is the answer to a request that takes a device out for good: a plan without confirmation, a
 // receipt with it.
 type Revocation struct {
 	Plan    *RevokePlan    `json:"plan,omitempty"`
 	Receipt *fleet.Receipt `json:"receipt,omitempty"`
 }
 
-// AuditPage is one page of the audit log, oldest first. Next is the after of the
-// following page, which is empty at the log's end; 0 if this one is.
-type AuditPage struct {
-	Records []registry.AuditRecord `json:"records"`
-	Next    uint64                 `json:"next,omitempty"`
+// Reinstatement is the answer to a request for the leave to come back.
+type Reinstatement struct {
+	DryRun bool   `json:"dry_run,omitempty"`
+	Device Device `json:"device"`
 }
 
-// change is the body of suspend, resume, revoke and remove.
+// change is the body of what is done to one device, and to an issuer.
 type change struct {
-	Reason  string `json:"reason,omitempty"`
+	ID      string `json:"id,omitempty"`     // of the receipt
+	Reason  string `json:"reason,omitempty"` // of revoke: RFC 5280 §5.3.1; elsewhere a note
+	Note    string `json:"note,omitempty"`
+	By      string `json:"by,omitempty"` // of replace
 	Confirm bool   `json:"confirm,omitempty"`
+}
+
+// words is why, where there is no reason to choose.
+func (c change) words() string {
+	if c.Note != "" {
+		return c.Note
+	}
+	return c.Reason
 }

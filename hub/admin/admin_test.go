@@ -43,13 +43,15 @@ type hub struct {
 	closed atomic.Int32 // sessions that were disconnected
 }
 
-// Disconnect is fleet.Sessions: device "online" has one connection.
-func (h *hub) Disconnect(_ context.Context, id, _ string) (int, time.Time) {
-	if id != "online" {
-		return 0, time.Time{}
+// DisconnectMany is fleet.Sessions: device "online" has one connection.
+func (h *hub) DisconnectMany(_ context.Context, ids []string, _ string) (closed []fleet.Closed) {
+	for _, id := range ids {
+		if id == "online" {
+			h.closed.Add(1)
+			closed = append(closed, fleet.Closed{ID: id, Sessions: 1, At: time.Now()})
+		}
 	}
-	h.closed.Add(1)
-	return 1, time.Now()
+	return closed
 }
 
 // policy is how the TLS configuration in front of the handler treats peers.
@@ -63,10 +65,24 @@ const (
 
 func newHub(t *testing.T, p policy, change func(*Config)) *hub {
 	t.Helper()
+	return newHubOver(t, p, change, nil)
+}
+
+// newHubOver is newHub with a change of what the fleet is told, too.
+func newHubOver(t *testing.T, p policy, change func(*Config), tell func(*fleet.Config)) *hub {
+	t.Helper()
 	h := &hub{t: t, pki: certtest.New(t)}
 	store, err := boltstore.Open(filepath.Join(t.TempDir(), "hub.db"))
 	h.must(err)
-	h.fleet, err = fleet.Open(fleet.Config{Store: store, Sessions: h, TrustDomain: certtest.TrustDomain, Roots: func() []*x509.Certificate { return h.pki.Trust().Roots }})
+	told := fleet.Config{
+		Store: store, Sessions: h, TrustDomain: certtest.TrustDomain,
+		Roots:   func() []*x509.Certificate { return h.pki.Trust().Roots },
+		Issuers: func() []*x509.Certificate { return h.pki.Trust().Issuers },
+	}
+	if tell != nil {
+		tell(&told)
+	}
+	h.fleet, err = fleet.Open(told)
 	h.must(err)
 	verifier, err := mtls.NewVerifier(h.pki.Trust(), nil)
 	h.must(err)
@@ -140,7 +156,7 @@ func (h *hub) state(id string) registry.State {
 
 func TestOperatorWorksTheFleet(t *testing.T) {
 	h := newHub(t, operatorsOnly, nil)
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	ctx := t.Context()
 
 	report, err := c.Import(ctx, h.manifest("online", "pi-1", "pi-2"))
@@ -196,16 +212,15 @@ func TestOperatorWorksTheFleet(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(page.Records) == 0 {
-			break
-		}
 		for _, r := range page.Records {
 			actions = append(actions, r.Action)
 			if r.Actor != "spiffe://fleet.example/operator/ann" || !strings.HasPrefix(r.Address, "127.0.0.1:") {
 				t.Fatalf("audit record = %+v", r)
 			}
 		}
-		after = page.Next
+		if after = page.Next; after == 0 {
+			break
+		}
 	}
 	if want := []string{"manifest.import", "manifest.import", "manifest.import", "device.suspend", "device.resume", "device.revoke"}; !slices.Equal(actions, want) {
 		t.Fatalf("audit log = %v, want %v", actions, want)
@@ -214,7 +229,7 @@ func TestOperatorWorksTheFleet(t *testing.T) {
 
 func TestRefusalsReachTheClientAsTheirKind(t *testing.T) {
 	h := newHub(t, operatorsOnly, nil)
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	ctx := t.Context()
 	data := h.manifest("pi-1")
 	if _, err := c.Import(ctx, data); err != nil {
@@ -237,7 +252,7 @@ func TestRefusalsReachTheClientAsTheirKind(t *testing.T) {
 		{"plan for unknown", func() error { _, err := c.PlanRevoke(ctx, "nobody", 0); return err }, 404, ErrNotFound, "nobody"},
 		{"resume revoked", func() error { _, err := c.Resume(ctx, "pi-1", ""); return err }, 409, nil, "final"},
 		{"suspend revoked", func() error { _, err := c.Suspend(ctx, "pi-1", ""); return err }, 409, nil, "final"},
-		{"odd reason", func() error { _, err := c.Suspend(ctx, "pi-1", "a\nb"); return err }, 400, nil, "reason"},
+		{"odd reason", func() error { _, err := c.Suspend(ctx, "pi-1", "a\nb"); return err }, 400, nil, "note"},
 		{"no reason", func() error { _, err := c.PlanRevoke(ctx, "pi-1", revocation.Reason(99)); return err }, 400, nil, "keyCompromise"},
 		{"page after no ID", func() error { _, err := c.Devices(ctx, "a/b", 0); return err }, 400, nil, "after"},
 		{"truncated manifest", func() error { _, err := c.Import(ctx, data[:100]); return err }, 422, nil, "manifest"},
@@ -272,7 +287,7 @@ var everyEndpoint = []struct{ method, path, body string }{
 func TestOnlyOperatorsAreServedEvenBehindAWrongTLSConfig(t *testing.T) {
 	for _, p := range []policy{anyCertificate, noCertificateNeeded} {
 		h := newHub(t, p, nil)
-		operator := h.client(h.pki.Operator("ann"))
+		operator := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 		if p == anyCertificate {
 			if _, err := operator.Import(t.Context(), h.manifest("pi-1")); err != nil {
 				t.Fatal(err)
@@ -321,7 +336,7 @@ func decodeProblem(t *testing.T, response *http.Response) Problem {
 
 func TestHandlerWithoutTLSOrVerifierRefusesEverybody(t *testing.T) {
 	h := newHub(t, operatorsOnly, nil)
-	operator := h.pki.Operator("ann")
+	operator := h.pki.Operator("ann", certtest.WithOU("admin"))
 	state := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{operator.Leaf}}
 	for name, tt := range map[string]struct {
 		config Config
@@ -346,7 +361,7 @@ func TestHandlerWithoutTLSOrVerifierRefusesEverybody(t *testing.T) {
 
 func TestMalformedRequestsAreProblems(t *testing.T) {
 	h := newHub(t, operatorsOnly, nil)
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	if _, err := c.Import(t.Context(), h.manifest("pi-1")); err != nil {
 		t.Fatal(err)
 	}
@@ -403,7 +418,7 @@ func TestMalformedRequestsAreProblems(t *testing.T) {
 
 func TestManifestAtTheLimitIsRefusedBySize(t *testing.T) {
 	h := newHub(t, operatorsOnly, nil)
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	_, err := c.Import(t.Context(), bytes.Repeat([]byte{'a'}, maxManifest+1))
 	var p *Problem
 	if !errors.As(err, &p) || p.Status != http.StatusRequestEntityTooLarge {

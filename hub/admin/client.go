@@ -10,17 +10,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/fleethub/fleethub/certs/mtls"
-	"github.com/fleethub/fleethub/certs/revocation"
 	"github.com/fleethub/fleethub/hub/fleet"
 )
 
@@ -31,6 +30,8 @@ var (
 	ErrDenied      = errors.New("denied")
 	ErrNotFound    = errors.New("not found")
 	ErrInvalid     = errors.New("invalid request")
+	ErrCount       = errors.New("the count differs") // from what the operator meant
+	ErrMoved       = errors.New("moved meanwhile")   // a consumer, by somebody else
 )
 
 // Timeouts of the client.
@@ -86,68 +87,11 @@ func NewClient(baseURL string, credentials mtls.Credentials) (*Client, error) {
 // Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Devices returns a page of devices after an ID. A limit of 0 is the hub's default.
-func (c *Client) Devices(ctx context.Context, after string, limit int) (DevicePage, error) {
-	query := url.Values{}
-	if after != "" {
-		query.Set("after", after)
-	}
-	if limit > 0 {
-		query.Set("limit", strconv.Itoa(limit))
-	}
-	return get[DevicePage](ctx, c, "/v1/devices", query)
-}
-
-// Device returns one device, or an error that matches ErrNotFound.
-func (c *Client) Device(ctx context.Context, id string) (Device, error) {
-	return get[Device](ctx, c, devicePath(id, ""), nil)
-}
-
-// Suspend cuts a device off until Resume.
-func (c *Client) Suspend(ctx context.Context, id, reason string) (fleet.Receipt, error) {
-	return post[fleet.Receipt](ctx, c, devicePath(id, "/suspend"), change{Reason: reason})
-}
-
-// Resume lifts a suspension.
-func (c *Client) Resume(ctx context.Context, id, reason string) (Device, error) {
-	return post[Device](ctx, c, devicePath(id, "/resume"), change{Reason: reason})
-}
-
-// PlanRevoke returns what Revoke would do, and changes nothing.
-func (c *Client) PlanRevoke(ctx context.Context, id string, reason revocation.Reason) (RevokePlan, error) {
-	answer, err := post[Revocation](ctx, c, devicePath(id, "/revoke"), change{Reason: reason.String()})
-	if err == nil && answer.Plan == nil {
-		err = fmt.Errorf("the hub at %s answered without a plan", c.base)
-	}
-	if err != nil {
-		return RevokePlan{}, err
-	}
-	return *answer.Plan, nil
-}
-
-// Revoke cuts a device off for good.
-func (c *Client) Revoke(ctx context.Context, id string, reason revocation.Reason) (fleet.Receipt, error) {
-	answer, err := post[Revocation](ctx, c, devicePath(id, "/revoke"), change{Reason: reason.String(), Confirm: true})
-	if err == nil && answer.Receipt == nil {
-		err = fmt.Errorf("the hub at %s answered without a receipt", c.base)
-	}
-	if err != nil {
-		return fleet.Receipt{}, err
-	}
-	return *answer.Receipt, nil
-}
-
 // Import sends a signed manifest.
 func (c *Client) Import(ctx context.Context, manifest []byte) (fleet.ImportReport, error) {
 	return exchange[fleet.ImportReport](ctx, c, call{
 		method: http.MethodPost, path: "/v1/manifests", body: manifest, contentType: ManifestMediaType, timeout: importTimeout,
 	})
-}
-
-// Audit returns a page of the audit log after a record number.
-func (c *Client) Audit(ctx context.Context, after uint64, limit int) (AuditPage, error) {
-	query := url.Values{"after": {strconv.FormatUint(after, 10)}, "limit": {strconv.Itoa(max(limit, 0))}}
-	return get[AuditPage](ctx, c, "/v1/audit", query)
 }
 
 // Issuers returns the issuing CAs that the hub trusts, in order of name.
@@ -244,6 +188,7 @@ type call struct {
 	query        url.Values
 	body         []byte
 	contentType  string
+	header       http.Header // more of it; nil: none
 	timeout      time.Duration
 }
 
@@ -252,12 +197,17 @@ func get[T any](ctx context.Context, c *Client, path string, query url.Values) (
 }
 
 func post[T any](ctx context.Context, c *Client, path string, body any) (T, error) {
+	return postWithin[T](ctx, c, requestTimeout, path, body)
+}
+
+// postWithin is post for what may take longer.
+func postWithin[T any](ctx context.Context, c *Client, timeout time.Duration, path string, body any) (T, error) {
 	data, err := json.Marshal(body)
 	if err != nil {
 		var none T
 		return none, err
 	}
-	return exchange[T](ctx, c, call{method: http.MethodPost, path: path, body: data, contentType: "application/json", timeout: requestTimeout})
+	return exchange[T](ctx, c, call{method: http.MethodPost, path: path, body: data, contentType: "application/json", timeout: timeout})
 }
 
 func exchange[T any](ctx context.Context, c *Client, request call) (T, error) {
@@ -277,7 +227,8 @@ func exchange[T any](ctx context.Context, c *Client, request call) (T, error) {
 
 // send returns the response if it is a success; the caller closes its body.
 //
-// A connection that was cut is tried once more, since every verb may be repeated: in
+// A connection that was cut is tried once more, since every verb may be repeated (an order
+// for many has an ID, under which it is carried out once): in
 // TLS 1.3 a hub that refuses our certificate closes while we write the request, and
 // the write may fail before the alert that says why is read.
 func (c *Client) send(ctx context.Context, r call) (*http.Response, error) {
@@ -310,6 +261,7 @@ func (c *Client) roundTrip(ctx context.Context, r call) (*http.Response, error) 
 	if err != nil {
 		return nil, err
 	}
+	maps.Copy(request.Header, r.header)
 	if r.contentType != "" {
 		request.Header.Set("Content-Type", r.contentType)
 	}

@@ -15,7 +15,7 @@ import (
 
 func TestClientNamesWhatIsWrongWithTheConnection(t *testing.T) {
 	h := newHub(t, operatorsOnly, nil)
-	ann := h.pki.Operator("ann")
+	ann := h.pki.Operator("ann", certtest.WithOU("admin"))
 
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	h.must(err)
@@ -69,7 +69,7 @@ func TestClientNamesWhatIsWrongWithTheConnection(t *testing.T) {
 
 func TestClientStopsWithItsContext(t *testing.T) {
 	h := newHub(t, operatorsOnly, nil)
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := c.Device(ctx, "pi-1"); !errors.Is(err, context.Canceled) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/revocation"
+	"github.com/fleethub/fleethub/hub/fleet"
 	"github.com/fleethub/fleethub/hub/registry"
 )
 
@@ -25,16 +26,19 @@ func (a *api) listDevices(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	page, err := a.config.Fleet.Devices(r.Context(), after, int(min(limit, 1<<20)))
+	s, err := selector(r.FormValue("select"))
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	page, err := a.config.Fleet.Devices(r.Context(), s, after, int(min(limit, 1<<20)))
 	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
 	answer := DevicePage{Devices: make([]Device, 0, len(page.Devices)), Next: page.Next}
 	for _, d := range page.Devices {
-		for i := range d.Certificates {
-			d.Certificates[i].DER = nil
-		}
+		d.History = nil // the answer for one device has it
 		answer.Devices = append(answer.Devices, a.live(d))
 	}
 	writeJSON(w, answer)
@@ -59,12 +63,7 @@ func (a *api) suspendDevice(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	receipt, err := a.config.Fleet.Suspend(r.Context(), r.PathValue("id"), body.Reason, actor(r))
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, receipt)
+	a.execute(w, r, fleet.Order{ID: body.ID, Verb: fleet.VerbSuspend, Note: body.words()}, func(receipt *fleet.Receipt) any { return receipt })
 }
 
 func (a *api) resumeDevice(w http.ResponseWriter, r *http.Request) {
@@ -73,7 +72,7 @@ func (a *api) resumeDevice(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	d, err := a.config.Fleet.Resume(r.Context(), r.PathValue("id"), body.Reason, actor(r))
+	d, err := a.config.Fleet.Resume(r.Context(), r.PathValue("id"), body.words(), actor(r))
 	if err != nil {
 		a.fail(w, r, err)
 		return
@@ -81,33 +80,70 @@ func (a *api) resumeDevice(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, a.live(d))
 }
 
-func (a *api) revokeDevice(w http.ResponseWriter, r *http.Request) {
-	id := r.PathValue("id")
+// end serves the verbs that take a device out for good, each with its dry run.
+func (a *api) end(verb fleet.Verb) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var body change
+		if err := readJSON(w, r, &body); err != nil {
+			a.fail(w, r, err)
+			return
+		}
+		order := fleet.Order{ID: body.ID, Verb: verb, Device: r.PathValue("id"), Note: body.Note, By: body.By}
+		if verb == fleet.VerbRevoke {
+			var err error
+			if order.Reason, err = revocation.ParseReason(body.Reason); err != nil {
+				a.fail(w, r, invalid("%v", err))
+				return
+			}
+		} else if body.Reason != "" {
+			a.fail(w, r, invalid("reason is for revoke; say why in note"))
+			return
+		}
+		if !body.Confirm {
+			plan, err := a.config.Fleet.Plan(r.Context(), order)
+			if err != nil {
+				a.fail(w, r, err)
+				return
+			}
+			writeJSON(w, Revocation{Plan: &RevokePlan{Plan: plan, Session: a.session(order.Device)}})
+			return
+		}
+		a.execute(w, r, order, func(receipt *fleet.Receipt) any { return Revocation{Receipt: receipt} })
+	}
+}
+
+// execute carries out an order for the device in the path, and answers with what answer
+// makes of the receipt.
+func (a *api) execute(w http.ResponseWriter, r *http.Request, o fleet.Order, answer func(*fleet.Receipt) any) {
+	o.Device = r.PathValue("id")
+	result, err := a.config.Fleet.Execute(r.Context(), o, actor(r))
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	writeJSON(w, answer(result.Receipt))
+}
+
+// reinstateDevice lets a device that was cut off for good come back with a new
+// certificate.
+func (a *api) reinstateDevice(w http.ResponseWriter, r *http.Request) {
 	var body change
 	if err := readJSON(w, r, &body); err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	reason, err := revocation.ParseReason(body.Reason)
-	if err != nil {
-		a.fail(w, r, invalid("%v", err))
-		return
+	var d registry.Device
+	var err error
+	if body.Confirm {
+		d, err = a.config.Fleet.Allow(r.Context(), r.PathValue("id"), body.words(), actor(r))
+	} else if d, err = a.config.Fleet.Device(r.Context(), r.PathValue("id")); err == nil && !d.State.Final() {
+		err = &registry.TransitionError{ID: d.ID, From: d.State, To: registry.StateRegistered}
 	}
-	if !body.Confirm {
-		plan, err := a.config.Fleet.PlanRevoke(r.Context(), id, reason)
-		if err != nil {
-			a.fail(w, r, err)
-			return
-		}
-		writeJSON(w, Revocation{Plan: &RevokePlan{Plan: plan, Session: a.session(id)}})
-		return
-	}
-	receipt, err := a.config.Fleet.Revoke(r.Context(), id, reason, actor(r))
 	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	writeJSON(w, Revocation{Receipt: &receipt})
+	writeJSON(w, Reinstatement{DryRun: !body.Confirm, Device: a.live(d)})
 }
 
 func (a *api) importManifest(w http.ResponseWriter, r *http.Request) {
@@ -126,31 +162,6 @@ func (a *api) importManifest(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, report)
-}
-
-func (a *api) listAudit(w http.ResponseWriter, r *http.Request) {
-	after, err := number(r, "after")
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	limit, err := number(r, "limit")
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	records, err := a.config.Fleet.Audit(r.Context(), after, int(min(limit, 1<<20)))
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	answer := AuditPage{Records: records}
-	if len(records) == 0 {
-		answer.Records = []registry.AuditRecord{}
-	} else {
-		answer.Next = records[len(records)-1].Number
-	}
-	writeJSON(w, answer)
 }
 
 func (a *api) live(d registry.Device) Device { return Device{Device: d, Session: a.session(d.ID)} }

@@ -41,6 +41,7 @@ type Issuer struct {
 
 // IssuerPlan is what the removal of an issuer would do. Nothing has been changed.
 type IssuerPlan struct {
+	DryRun   bool       `json:"dry_run"` // always true
 	Issuer   Issuer     `json:"issuer"`
 	Breaks   int        `json:"breaks"` // could not connect any more: how many Affected has
 	Online   int        `json:"online"` // connections that would be cut
@@ -98,6 +99,7 @@ func (a *api) planIssuerRemoval(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
+	plan.DryRun = true
 	writeJSON(w, plan)
 }
 
@@ -114,15 +116,16 @@ func (a *api) removeIssuer(w http.ResponseWriter, r *http.Request) {
 			a.fail(w, r, err)
 			return
 		}
+		plan.DryRun = true
 		writeJSON(w, IssuerRemoval{Plan: &plan})
 		return
 	}
 	var receipt IssuerReceipt
-	note := fleet.Note{Action: "issuer.remove", Subject: "issuer " + name, Reason: body.Reason}
+	note := fleet.Note{Action: "issuer.remove", Subject: "issuer " + name, Reason: body.words()}
 	err := a.config.Fleet.Audited(r.Context(), actor(r), note, func() (string, error) {
 		var err error
 		receipt, err = a.config.Issuers.Remove(r.Context(), name)
-		return fmt.Sprintf("serial %s, %d connections cut", receipt.Issuer.Serial, receipt.SessionsClosed), err
+		return fmt.Sprintf("serial %s, connections cut: %d", receipt.Issuer.Serial, receipt.SessionsClosed), err
 	})
 	if err != nil {
 		a.fail(w, r, err)

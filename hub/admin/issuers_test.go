@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fleethub/fleethub/certs/certtest"
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/hub/registry"
 	"github.com/fleethub/fleethub/hub/ticket"
@@ -26,7 +27,7 @@ func (f *fakeIssuers) Issuers(context.Context) ([]Issuer, error) {
 
 func (f *fakeIssuers) named(name string) error {
 	switch name {
-	case "bench 1/a":
+	case "bench 1/a", certtest.StationName:
 		return nil
 	case "hub":
 		return fmt.Errorf("%w: hub", ErrIssuerNeeded)
@@ -49,7 +50,7 @@ func (f *fakeIssuers) Remove(_ context.Context, name string) (IssuerReceipt, err
 func TestOperatorRemovesAnIssuer(t *testing.T) {
 	issuers := &fakeIssuers{}
 	h := newHub(t, operatorsOnly, func(c *Config) { c.Issuers = issuers })
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	const name = "bench 1/a" // as awkward as a path element gets
 	if list, err := c.Issuers(t.Context()); err != nil || len(list) != 1 || list[0].Devices != 3 {
 		t.Errorf("issuers %+v, %v", list, err)
@@ -108,7 +109,7 @@ func TestOperatorRotatesTickets(t *testing.T) {
 	stats.Minted.Store(7)
 	stats.Rejected.Store(2)
 	h := newHub(t, operatorsOnly, func(c *Config) { c.Tickets, c.TicketStats = ring, &stats })
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	state, err := c.Tickets(t.Context())
 	if err != nil || len(state.Keys) != 1 || state.Minted != 7 || state.Rejected != 2 || state.LifetimeSeconds != int64(ring.Lifetime()/time.Second) {
 		t.Errorf("tickets %+v, %v", state, err)
@@ -131,7 +132,7 @@ func TestOperatorRotatesTickets(t *testing.T) {
 
 func TestWhatTheHubHasNotIsNoPath(t *testing.T) {
 	h := newHub(t, operatorsOnly, nil)
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	_, issuers := c.Issuers(t.Context())
 	_, tickets := c.Tickets(t.Context())
 	for _, err := range []error{issuers, tickets} {
@@ -145,7 +146,7 @@ func TestDeviceIsShownWithItsHandshakes(t *testing.T) {
 	h := newHub(t, operatorsOnly, func(c *Config) {
 		c.Handshakes = func(id string) (Handshakes, bool) { return Handshakes{Full: 2}, id == "pi-1" }
 	})
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	if _, err := c.Import(t.Context(), h.manifest("pi-1", "pi-2")); err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +162,7 @@ func TestDeviceIsShownWithItsHandshakes(t *testing.T) {
 func TestWatchEndsWithTheTrustInItsOperator(t *testing.T) {
 	var verifier *mtls.Verifier
 	h, f := newWatchedHub(t, func(c *Config) { verifier, c.Heartbeat = c.Verifier, 5*time.Millisecond })
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	ended := make(chan error)
 	go func() {
 		ended <- c.Watch(t.Context(), "#", func(Message) error { return nil })

@@ -19,6 +19,13 @@ const (
 	codeDenied        = "denied"
 	codeUnknownDevice = "unknown-device"
 	codeUnknownIssuer = "unknown-issuer"
+	codeUnknownOrder  = "unknown-order"
+	codeRole          = "role"
+	codeCount         = "count"
+
+	codeUnknownConsumer = "unknown-consumer"
+	codeMoved           = "moved" // a consumer
+	codeGone            = "gone"  // messages
 )
 
 // Problem is an error as the API reports it, RFC 9457. It is also the error that the
@@ -28,12 +35,16 @@ type Problem struct {
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Detail string `json:"detail"`
+
+	// From and First say what of the journal is gone: from the one to before the other. They are with code gone only.
+	From  uint64 `json:"from,omitempty"`
+	First uint64 `json:"first,omitempty"`
 }
 
 // Error returns the detail: one sentence for a person.
 func (p *Problem) Error() string { return p.Detail }
 
-// Is matches ErrDenied, ErrInvalid and ErrNotFound.
+// Is matches ErrDenied, ErrInvalid, ErrNotFound, ErrCount and ErrMoved.
 func (p *Problem) Is(target error) bool {
 	switch target {
 	case ErrDenied:
@@ -41,7 +52,11 @@ func (p *Problem) Is(target error) bool {
 	case ErrInvalid:
 		return p.Status == http.StatusBadRequest
 	case ErrNotFound:
-		return p.Type == problemType+codeUnknownDevice || p.Type == problemType+codeUnknownIssuer
+		return p.Type == problemType+codeUnknownDevice || p.Type == problemType+codeUnknownIssuer || p.Type == problemType+codeUnknownOrder || p.Type == problemType+codeUnknownConsumer
+	case ErrMoved:
+		return p.Type == problemType+codeMoved
+	case ErrCount:
+		return p.Type == problemType+codeCount
 	}
 	return false
 }
@@ -62,19 +77,35 @@ func problemOf(err error) *Problem {
 		return problem(http.StatusNotFound, codeUnknownIssuer, err.Error())
 	case errors.Is(err, ErrIssuerNeeded):
 		return problem(http.StatusConflict, "issuer-needed", err.Error())
+	case errors.Is(err, ErrBadPolicy):
+		return problem(http.StatusUnprocessableEntity, "policy", err.Error())
 	case errors.Is(err, fleet.ErrNotAudited):
 		return problem(http.StatusInternalServerError, "not-audited", err.Error())
 	case errors.Is(err, registry.ErrTransition):
 		return problem(http.StatusConflict, "transition", err.Error())
 	case errors.Is(err, fleet.ErrRejected):
 		return problem(http.StatusUnprocessableEntity, "manifest", err.Error())
-	case errors.Is(err, fleet.ErrText):
+	case errors.Is(err, fleet.ErrNoOrder), errors.Is(err, fleet.ErrNoProposal):
+		return problem(http.StatusNotFound, codeUnknownOrder, err.Error())
+	case errors.Is(err, fleet.ErrCount):
+		return problem(http.StatusConflict, codeCount, err.Error())
+	case errors.Is(err, fleet.ErrNobody):
+		return problem(http.StatusConflict, "nobody", err.Error())
+	case errors.Is(err, fleet.ErrSameEyes):
+		return problem(http.StatusForbidden, "four-eyes", err.Error())
+	case errors.Is(err, registry.ErrTampered):
+		return problem(http.StatusConflict, "tampered", err.Error())
+	case errors.Is(err, fleet.ErrUnfinished):
+		return problem(http.StatusInternalServerError, "unfinished", err.Error())
+	case errors.Is(err, fleet.ErrText), errors.Is(err, fleet.ErrOrder):
 		return problem(http.StatusBadRequest, "invalid", err.Error())
 	case errors.Is(err, fleet.ErrNotDurable):
 		return problem(http.StatusInternalServerError, "not-durable", err.Error())
-	default:
-		return problem(http.StatusInternalServerError, "internal", err.Error())
 	}
+	if p := consumerProblem(err); p != nil {
+		return p
+	}
+	return problem(http.StatusInternalServerError, "internal", err.Error())
 }
 
 func writeProblem(w http.ResponseWriter, p *Problem) {

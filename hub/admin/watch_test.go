@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/fleethub/fleethub/certs/certtest"
 )
 
 var discardLog = log.New(io.Discard, "", 0)
@@ -55,7 +57,7 @@ func newWatchedHub(t *testing.T, change func(*Config)) (*hub, *feed) {
 
 func TestWatchStreamsMessagesAsTheyArrive(t *testing.T) {
 	h, f := newWatchedHub(t, nil)
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	enough := errors.New("enough")
 	got := make(chan Message)
 	ended := make(chan error)
@@ -91,7 +93,7 @@ func TestWatchStreamsMessagesAsTheyArrive(t *testing.T) {
 
 func TestWatchKeepsAnIdleStreamAlive(t *testing.T) {
 	h, f := newWatchedHub(t, func(c *Config) { c.Heartbeat = time.Millisecond })
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	response, err := c.send(t.Context(), call{method: http.MethodGet, path: "/v1/watch", query: url.Values{"filter": {"#"}}})
 	h.must(err)
 	defer response.Body.Close()
@@ -112,7 +114,7 @@ func TestWatchKeepsAnIdleStreamAlive(t *testing.T) {
 
 func TestWatchEndsWhenTheHubGoesSilent(t *testing.T) {
 	h, f := newWatchedHub(t, func(c *Config) { c.Heartbeat = time.Hour })
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	c.silence = 50 * time.Millisecond
 	if err := c.Watch(t.Context(), "", func(Message) error { return nil }); !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), "silent") {
 		t.Fatalf("error = %v", err)
@@ -126,7 +128,7 @@ func TestWatchEndsWhenTheHubGoesSilent(t *testing.T) {
 
 func TestWatchEndsWithItsContextAndItsSource(t *testing.T) {
 	h, f := newWatchedHub(t, nil)
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	ended := make(chan error)
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { ended <- c.Watch(ctx, "", func(Message) error { return nil }) }()
@@ -150,7 +152,7 @@ func TestWatchEndsWithItsContextAndItsSource(t *testing.T) {
 
 func TestShutdownEndsWatches(t *testing.T) {
 	h, f := newWatchedHub(t, nil)
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	ended := make(chan error)
 	go func() { ended <- c.Watch(t.Context(), "", func(Message) error { return nil }) }()
 	<-f.filters
@@ -164,7 +166,7 @@ func TestShutdownEndsWatches(t *testing.T) {
 
 func TestSlowReaderLosesMessagesAndLearnsHowMany(t *testing.T) {
 	h, f := newWatchedHub(t, func(c *Config) { c.Heartbeat = time.Hour })
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	const messages = 40 * watchQueue
 	first, proceed := make(chan struct{}), make(chan struct{})
 	enough := errors.New("enough")
@@ -209,7 +211,7 @@ func TestSlowReaderLosesMessagesAndLearnsHowMany(t *testing.T) {
 
 func TestWatchRefusesABadFilterAndTooManyReaders(t *testing.T) {
 	h, f := newWatchedHub(t, nil)
-	c := h.client(h.pki.Operator("ann"))
+	c := h.client(h.pki.Operator("ann", certtest.WithOU("admin")))
 	for _, filter := range []string{"a/#/b", "a#", "+a/b", "a/b+", "\x00", "\xff"} {
 		var p *Problem
 		if err := c.Watch(t.Context(), filter, nil); !errors.As(err, &p) || p.Status != http.StatusBadRequest {

@@ -32,7 +32,7 @@ func Check(path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	if err := s.check(); err != nil {
+	if _, err := s.check(); err != nil {
 		return err
 	}
 	return s.view(context.Background(), func(tx *bbolt.Tx) error {

@@ -1,13 +1,20 @@
-// Package boltstore keeps the hub's device records and audit log in one bbolt file.
-// It is the only package of the hub that knows bbolt, and satisfies fleet.Store.
+// Package boltstore keeps the hub's device records, documents and audit log in one
+// bbolt file. It is the only package of the hub that knows bbolt, and satisfies
+// fleet.Store.
 //
-// Buckets:
+// Buckets of format 2:
 //
-//	meta     what the file is and its format version
-//	devices  device ID → record, JSON, without sightings
-//	serials  issuer/serial → owner of that certificate and whether it is revoked
-//	seen     device ID → first and last sighting, two 64-bit Unix nanosecond counts
-//	audit    record number (64 bit, big-endian) → audit record, JSON
+//	meta          what the file is and its format version
+//	devices       device ID → record, JSON, without sightings and certificates' DER
+//	facts         device ID → what selectors and admission ask about it (facts.go)
+//	certificates  device ID, 0, SHA-256 of the DER → DER
+//	serials       issuer, serial number → whose it is, whether and why revoked (serials.go)
+//	seen          device ID → first and last sighting, two 64-bit Unix nanosecond counts
+//	receipts      ID → signed receipt
+//	proposals     ID → what waits for a second operator
+//	orders        ID → what is being carried out
+//	journal       whether the hub has begun one; made when it has (journal.go)
+//	audit         record number (64 bit, big-endian) → hash that links it (32 octets), audit record, JSON
 //
 // Every Commit is one transaction, synced to disk before it returns: after a kill or
 // power cut at any moment it is there as a whole or not at all.
@@ -27,32 +34,36 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Format is the version of the file's layout that this package reads and writes.
-const Format = 1
+// Format is the version of the file's layout that this package writes. Open turns an
+// older one into it.
+const Format = 2
 
 var (
-	bucketMeta    = []byte("meta")
-	bucketDevices = []byte("devices")
-	bucketSerials = []byte("serials")
-	bucketSeen    = []byte("seen")
-	bucketAudit   = []byte("audit")
+	bucketMeta         = []byte("meta")
+	bucketDevices      = []byte("devices")
+	bucketFacts        = []byte("facts")
+	bucketCertificates = []byte("certificates")
+	bucketSerials      = []byte("serials")
+	bucketSeen         = []byte("seen")
+	bucketReceipts     = []byte(registry.KindReceipt)
+	bucketProposals    = []byte(registry.KindProposal)
+	bucketOrders       = []byte(registry.KindOrder)
+	bucketAudit        = []byte("audit")
 
 	keyContent = []byte("content")
 	keyFormat  = []byte("format")
 	content    = []byte("fleethub hub store")
 )
 
+// buckets lists every bucket of the present format but meta.
+func buckets() [][]byte {
+	return [][]byte{bucketDevices, bucketFacts, bucketCertificates, bucketSerials, bucketSeen, bucketReceipts, bucketProposals, bucketOrders, bucketAudit}
+}
+
 // Store is an open store file. It is safe for concurrent use; writers queue.
 type Store struct {
 	db   *bbolt.DB
 	path string
-}
-
-// ownership is the value in bucket serials.
-type ownership struct {
-	Device  string    `json:"device"`
-	Revoked time.Time `json:"revoked,omitzero"`
-	Reason  string    `json:"reason,omitempty"`
 }
 
 // Path returns the name of the store's file.
@@ -67,8 +78,8 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// Device returns the record of that ID, or an error that matches
-// registry.ErrUnknown.
+// Device returns the record of that ID, its certificates' DER included, or an error
+// that matches registry.ErrUnknown.
 func (s *Store) Device(ctx context.Context, id string) (registry.Device, error) {
 	var d registry.Device
 	err := s.view(ctx, func(tx *bbolt.Tx) error {
@@ -77,23 +88,26 @@ func (s *Store) Device(ctx context.Context, id string) (registry.Device, error) 
 			return registry.ErrUnknown
 		}
 		var err error
-		d, err = s.decode(tx, []byte(id), value)
-		return err
+		if d, err = s.decode(tx, []byte(id), value); err != nil {
+			return err
+		}
+		certificates := tx.Bucket(bucketCertificates)
+		for i := range d.Certificates {
+			der := certificates.Get(certificateKey(id, d.Certificates[i].Fingerprint))
+			d.Certificates[i].DER = bytes.Clone(der)
+		}
+		return nil
 	})
 	return d, err
 }
 
 // Devices returns at most limit records in order of ID, those after the given ID
-// only. An empty after starts at the first.
+// only, without their certificates' DER. An empty after starts at the first.
 func (s *Store) Devices(ctx context.Context, after string, limit int) ([]registry.Device, error) {
 	var page []registry.Device
 	err := s.view(ctx, func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bucketDevices).Cursor()
-		k, v := c.Seek([]byte(after))
-		if after != "" && bytes.Equal(k, []byte(after)) {
-			k, v = c.Next()
-		}
-		for ; k != nil && len(page) < limit; k, v = c.Next() {
+		for k, v := seekAfter(c, after); k != nil && len(page) < limit; k, v = c.Next() {
 			d, err := s.decode(tx, k, v)
 			if err != nil {
 				return err
@@ -105,24 +119,54 @@ func (s *Store) Devices(ctx context.Context, after string, limit int) ([]registr
 	return page, err
 }
 
-// Audit returns at most limit audit records in order, those after that number only.
-func (s *Store) Audit(ctx context.Context, after uint64, limit int) ([]registry.AuditRecord, error) {
-	var page []registry.AuditRecord
-	if after == ^uint64(0) {
-		return nil, nil
-	}
+// Records returns the records of those IDs, in their order, without their certificates'
+// DER, or an error that matches registry.ErrUnknown.
+func (s *Store) Records(ctx context.Context, ids []string) ([]registry.Device, error) {
+	records := make([]registry.Device, 0, len(ids))
 	err := s.view(ctx, func(tx *bbolt.Tx) error {
-		c := tx.Bucket(bucketAudit).Cursor()
-		for k, v := c.Seek(number(after + 1)); k != nil && len(page) < limit; k, v = c.Next() {
-			var r registry.AuditRecord
-			if err := json.Unmarshal(v, &r); err != nil {
-				return s.damaged(fmt.Errorf("audit record %x: %w", k, err))
+		bucket := tx.Bucket(bucketDevices)
+		for _, id := range ids {
+			value := bucket.Get([]byte(id))
+			if value == nil {
+				return fmt.Errorf("device %s: %w", id, registry.ErrUnknown)
 			}
-			page = append(page, r)
+			d, err := s.decode(tx, []byte(id), value)
+			if err != nil {
+				return err
+			}
+			records = append(records, d)
 		}
 		return nil
 	})
-	return page, err
+	if err != nil {
+		return nil, err
+	}
+	return records, nil
+}
+
+// Certificate returns the DER of a device's certificate by its fingerprint, as
+// identity.Fingerprint writes it, or an error that matches registry.ErrUnknown.
+func (s *Store) Certificate(ctx context.Context, id, fingerprint string) ([]byte, error) {
+	var der []byte
+	err := s.view(ctx, func(tx *bbolt.Tx) error {
+		if der = bytes.Clone(tx.Bucket(bucketCertificates).Get(certificateKey(id, fingerprint))); der == nil {
+			return registry.ErrUnknown
+		}
+		return nil
+	})
+	return der, err
+}
+
+// seekAfter puts a cursor on the first key after an ID, or on the first of all.
+func seekAfter(c *bbolt.Cursor, after string) (key, value []byte) {
+	if after == "" {
+		return c.First()
+	}
+	key, value = c.Seek([]byte(after))
+	if bytes.Equal(key, []byte(after)) {
+		return c.Next()
+	}
+	return key, value
 }
 
 // Commit makes a change durable as a whole, or leaves the store as it was and
@@ -132,54 +176,28 @@ func (s *Store) Commit(ctx context.Context, change registry.Change) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("write store %s: %w", s.path, err)
 	}
+	encoded, err := encodeDevices(change.Devices)
+	if err != nil {
+		return fmt.Errorf("write store %s: %w", s.path, err)
+	}
 	return s.guard("write", func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {
-			for _, d := range change.Devices {
-				if err := putDevice(tx, d); err != nil {
-					return err
-				}
+			if err := s.putDevices(tx, encoded); err != nil {
+				return err
 			}
 			for _, seen := range change.Sightings {
 				if err := putSighting(tx, seen); err != nil {
 					return err
 				}
 			}
-			for _, r := range change.Audit {
-				if err := appendAudit(tx, r); err != nil {
+			for _, d := range change.Documents {
+				if err := putDocument(tx, d); err != nil {
 					return err
 				}
 			}
-			return nil
+			return s.appendAudit(tx, change.Audit)
 		})
 	})
-}
-
-func putDevice(tx *bbolt.Tx, d registry.Device) error {
-	if d.ID == "" || !d.State.Valid() {
-		return fmt.Errorf("device record %q has the state %q", d.ID, d.State)
-	}
-	serials := tx.Bucket(bucketSerials)
-	for _, c := range d.Certificates {
-		key := []byte(c.Key())
-		if value := serials.Get(key); value != nil {
-			var held ownership
-			if err := json.Unmarshal(value, &held); err != nil {
-				return fmt.Errorf("owner of serial number %s: %w", c.Key(), err)
-			}
-			if held.Device != d.ID {
-				return &registry.ConflictError{ID: d.ID, Owner: held.Device, Serial: c.Serial}
-			}
-		}
-		owner := ownership{Device: d.ID, Revoked: c.Revoked}
-		if !c.Revoked.IsZero() {
-			owner.Reason = d.Reason
-		}
-		if err := putJSON(serials, key, owner); err != nil {
-			return err
-		}
-	}
-	d.FirstSeen, d.LastSeen = time.Time{}, time.Time{} // bucket seen owns them
-	return putJSON(tx.Bucket(bucketDevices), []byte(d.ID), d)
 }
 
 // putSighting widens the span between a known device's first and last sighting.
@@ -207,25 +225,6 @@ func sighting(span []byte) (first, last time.Time, ok bool) {
 		return time.Time{}, time.Time{}, false
 	}
 	return time.Unix(0, int64(binary.BigEndian.Uint64(span))).UTC(), time.Unix(0, int64(binary.BigEndian.Uint64(span[8:]))).UTC(), true
-}
-
-func appendAudit(tx *bbolt.Tx, r registry.AuditRecord) error {
-	bucket := tx.Bucket(bucketAudit)
-	bucket.FillPercent = 0.95 // keys only grow
-	n, err := bucket.NextSequence()
-	if err != nil {
-		return err
-	}
-	r.Number = n
-	return putJSON(bucket, number(n), r)
-}
-
-func putJSON(bucket *bbolt.Bucket, key []byte, value any) error {
-	data, err := json.Marshal(value)
-	if err != nil {
-		return fmt.Errorf("encode record %s: %w", key, err)
-	}
-	return bucket.Put(key, data)
 }
 
 func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
@@ -262,7 +261,7 @@ func (s *Store) guard(doing string, fn func() error) (err error) {
 	}()
 	err = fn()
 	if _, conflict := errors.AsType[*registry.ConflictError](err); conflict || err == nil ||
-		errors.Is(err, registry.ErrUnknown) || errors.Is(err, ErrDamaged) || errors.Is(err, ErrFormat) {
+		errors.Is(err, registry.ErrUnknown) || errors.Is(err, registry.ErrTampered) || errors.Is(err, ErrDamaged) || errors.Is(err, ErrFormat) {
 		return err
 	}
 	return fmt.Errorf("%s store %s: %w", doing, s.path, err)

@@ -31,12 +31,12 @@ func writeForever(path string) {
 		fmt.Println("error:", err)
 		os.Exit(1)
 	}
-	records, err := s.Audit(context.Background(), 0, 1<<20)
+	page, err := s.Audit(context.Background(), query(0, 1<<20))
 	if err != nil {
 		fmt.Println("error:", err)
 		os.Exit(1)
 	}
-	for batch := len(records) / 3; ; batch++ {
+	for batch := len(page.Records) / 3; ; batch++ {
 		var change registry.Change
 		for i := range 3 {
 			id := fmt.Sprintf("pi-%d-%d", batch, i)
@@ -85,7 +85,8 @@ func TestKilledWriterLosesNothingItReportedAndLeavesNoHalfChange(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		records, err := s.Audit(t.Context(), 0, 1<<20)
+		page, err := s.Audit(t.Context(), query(0, 1<<20))
+		records := page.Records
 		if err != nil {
 			t.Fatal(err)
 		}

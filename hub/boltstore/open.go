@@ -28,10 +28,11 @@ var (
 )
 
 // Open opens the store in the file at path and creates it, durably and as a whole,
-// if there is none. It refuses, changing nothing, a file that another process has
-// open (ErrLocked, after two seconds), that isn't a hub store or has another format
-// (ErrFormat), or that is damaged (ErrDamaged). Pages are checked for structure;
-// bbolt keeps no checksum of their content.
+// if there is none. One of an older format is rewritten in the present one; the old
+// file stays beside it under a name that says so. It refuses, changing nothing, a file
+// that another process has open (ErrLocked, after two seconds), that isn't a hub store
+// or has a newer format (ErrFormat), or that is damaged (ErrDamaged). Pages are checked
+// for structure; bbolt keeps no checksum of their content.
 func Open(path string) (*Store, error) {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := create(path); err != nil {
@@ -44,12 +45,16 @@ func Open(path string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.check(); err != nil {
-		s.db.Close()
-		return nil, err
+	format, err := s.check()
+	if err == nil {
+		removePartials(path)
+		if format < Format {
+			return s.migrate()
+		}
+		return s, nil
 	}
-	removePartials(path)
-	return s, nil
+	s.db.Close()
+	return nil, err
 }
 
 func open(path string) (*Store, error) {
@@ -99,9 +104,9 @@ func open(path string) (*Store, error) {
 var errEmpty = errors.New("the file is empty")
 
 // check refuses a file that this version can't serve, and touches every page so
-// that a torn one shows now and not under a revocation.
-func (s *Store) check() error {
-	return s.view(context.Background(), func(tx *bbolt.Tx) error {
+// that a torn one shows now and not under a revocation. It returns the file's format.
+func (s *Store) check() (format int, err error) {
+	err = s.view(context.Background(), func(tx *bbolt.Tx) error {
 		info, err := os.Stat(s.path)
 		if err != nil {
 			return err
@@ -113,16 +118,18 @@ func (s *Store) check() error {
 		if meta == nil || string(meta.Get(keyContent)) != string(content) {
 			return fmt.Errorf("%w: %s is a bbolt file but not a hub's store; name the right folder with --dir", ErrFormat, s.path)
 		}
-		format, err := strconv.Atoi(string(meta.Get(keyFormat)))
+		format, err = strconv.Atoi(string(meta.Get(keyFormat)))
 		switch {
 		case err != nil || format < 1:
 			return s.damaged(fmt.Errorf("its format version is %q", meta.Get(keyFormat)))
 		case format > Format:
 			return fmt.Errorf("%w: %s has format %d and this hub reads %d; run the newer hub that wrote it, or restore an older backup", ErrFormat, s.path, format, Format)
-		case format < Format:
-			return fmt.Errorf("%w: %s has format %d, older than any that this hub reads (%d)", ErrFormat, s.path, format, Format)
 		}
-		for _, name := range [][]byte{bucketDevices, bucketSerials, bucketSeen, bucketAudit} {
+		names := buckets()
+		if format == 1 {
+			names = buckets1()
+		}
+		for _, name := range names {
 			bucket := tx.Bucket(name)
 			if bucket == nil {
 				return s.damaged(fmt.Errorf("bucket %s is missing", name))
@@ -138,6 +145,7 @@ func (s *Store) check() error {
 		}
 		return nil
 	})
+	return format, err
 }
 
 // damaged returns the sentence for a file that can't be read. An empty store is no
@@ -180,16 +188,7 @@ func create(path string) error {
 	if err != nil {
 		return err
 	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketMeta, bucketDevices, bucketSerials, bucketSeen, bucketAudit} {
-			if _, err := tx.CreateBucket(name); err != nil {
-				return err
-			}
-		}
-		meta := tx.Bucket(bucketMeta)
-		return errors.Join(meta.Put(keyContent, content), meta.Put(keyFormat, []byte(strconv.Itoa(Format))))
-	})
-	if err := errors.Join(err, db.Close()); err != nil {
+	if err := errors.Join(layOut(db), db.Close()); err != nil {
 		return err
 	}
 	if err := os.Link(temp.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) {
@@ -199,4 +198,17 @@ func create(path string) error {
 		}
 	}
 	return pemfile.SyncDir(dir)
+}
+
+// layOut makes an empty file a store of the present format.
+func layOut(db *bbolt.DB) error {
+	return db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range append(buckets(), bucketMeta) {
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		meta := tx.Bucket(bucketMeta)
+		return errors.Join(meta.Put(keyContent, content), meta.Put(keyFormat, []byte(strconv.Itoa(Format))))
+	})
 }

@@ -232,7 +232,7 @@ func FuzzOpenDamagedFile(f *testing.F) {
 		defer s.Close()
 		s.db.NoSync = true
 		s.Devices(context.Background(), "", 1000)
-		s.Audit(context.Background(), 0, 1000)
+		s.Audit(context.Background(), query(0, 1000))
 		s.Commit(context.Background(), registry.Change{Devices: []registry.Device{device("pi-new", "ff")}})
 	})
 }

@@ -75,7 +75,7 @@ func (b *Broker) Serve(conn *listener.Conn) (serve func()) {
 		return nil
 	}
 	id := conn.Peer.Identity
-	c := &client{b: b, peer: conn.Peer, subject: b.subjectOf(id.Role, id.ID), remote: conn.RemoteAddr(), conn: conn, number: b.connections.Add(1)}
+	c := &client{b: b, peer: conn.Peer, subject: b.subjectOfPeer(conn.Peer), remote: conn.RemoteAddr(), conn: conn, number: b.connections.Add(1)}
 	c.reader = wire.NewReader(conn, b.config.MaxPacketSize)
 	// First track, then look: see package session.
 	b.live.Track(id, c)

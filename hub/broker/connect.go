@@ -221,6 +221,7 @@ func (c *client) attach(pk *wire.Connect, expiry time.Duration) (s *Session, pre
 		present = true
 	}
 	c.session = s
+	s.subject = c.subject // its certificate may be another one
 	s.client, s.version, s.expiry, s.left = c, c.version, expiry, time.Time{}
 	s.reader.Store(c)
 	s.will, s.willDue = cloneWill(pk.Will), time.Time{} // one that waited is cancelled [MQTT-3.1.3-9]

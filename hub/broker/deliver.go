@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/hub/ingest"
 	"github.com/fleethub/fleethub/hub/policy"
 	"github.com/fleethub/fleethub/hub/topic"
@@ -91,7 +92,7 @@ func (b *Broker) queue(s *Session, m *message, h how) *entry {
 	most := quotas.QueuedMessages
 	if most <= 0 {
 		most = deviceQueue
-		if s.subject.Labels == nil {
+		if s.subject.Role != identity.RoleDevice {
 			most = serviceQueue
 		}
 	}

@@ -36,10 +36,9 @@ type subscription struct {
 // Session is what the hub keeps for one client identifier: while it is connected
 // and, if it is stored, for a time thereafter.
 type Session struct {
-	key     string
-	subject policy.Subject
-	stored  bool   // outlives its connection, so it is in the journal
-	number  uint64 // in the journal; 0 unless stored
+	key    string
+	stored bool   // outlives its connection, so it is in the journal
+	number uint64 // in the journal; 0 unless stored
 
 	alarm time.Time // when Broker.deadlines has it looked at; zero: not. Guarded by deadlines.mu
 
@@ -52,7 +51,8 @@ type Session struct {
 
 	mu       sync.Mutex // guards what follows
 	gone     bool       // the session has ended; nothing is added to it any more
-	client   *client    // nil: not connected
+	subject  policy.Subject
+	client   *client // nil: not connected
 	version  byte
 	expiry   time.Duration
 	left     time.Time // when the connection ended; zero while there is one
@@ -123,15 +123,23 @@ func (b *Broker) newSession(key string, subject policy.Subject) *Session {
 	return &Session{key: key, subject: subject}
 }
 
-// subjectOf returns who policy is asked about.
+// subjectOf returns who policy is asked about. Nothing of its certificate is known yet.
 func (b *Broker) subjectOf(role identity.Role, id string) policy.Subject {
-	subject := policy.Subject{Role: role, ID: id}
+	subject := policy.Subject{Role: role, ID: id, Unseen: true}
 	if role == identity.RoleDevice {
-		subject.Labels = func() map[string]string {
-			status, _ := b.config.Devices.Status(id)
-			return status.Labels
+		subject.Attributes = func() (policy.Attributes, bool) {
+			s, known := b.config.Devices.Status(id)
+			// A record that can't be read is known, and in no state.
+			return policy.Attributes{Labels: s.Labels, Model: s.Model, Protection: s.Protection, Batch: s.Batch, Station: s.Station}, known && s.State != ""
 		}
 	}
+	return subject
+}
+
+// subjectOfPeer is subjectOf for who has presented a certificate.
+func (b *Broker) subjectOfPeer(peer mtls.Peer) policy.Subject {
+	subject := b.subjectOf(peer.Identity.Role, peer.Identity.ID)
+	subject.OU, subject.SAN, subject.Unseen = peer.Identity.OU, policy.Names(peer.Certificate), false
 	return subject
 }
 

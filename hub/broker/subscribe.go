@@ -136,20 +136,3 @@ func (c *client) unsubscribe(pk *wire.Unsubscribe) error {
 	s.mu.Unlock()
 	return c.send(ack)
 }
-
-// revise drops the subscriptions that policy no longer allows to the session's owner,
-// who is back. The caller holds s.mu.
-func (b *Broker) revise(s *Session) {
-	var ended []string
-	for filter := range s.subs {
-		if !b.config.Allow(s.subject, policy.Subscribe, filter).Allowed {
-			delete(s.subs, filter)
-			b.index.Unsubscribe(filter, s)
-			b.counters.withheld.Add(1)
-			ended = append(ended, filter)
-		}
-	}
-	if s.stored && len(ended) > 0 {
-		_ = b.ingest.Unsubscribed(s.number, ended, nil) // an error marks the journal as stale
-	}
-}

@@ -48,7 +48,10 @@ func (b *Broker) publishWill(s *Session, will *wire.Will) {
 	if status, _ := b.config.Devices.Status(id); role == identity.RoleDevice && !status.State.MayConnect() {
 		return // it was cut off meanwhile, or between the marking and the cutting
 	}
-	if d := b.config.Allow(s.subject, policy.Publish, will.Message.Topic); !d.Allowed {
+	s.mu.Lock()
+	subject := s.subject
+	s.mu.Unlock()
+	if d := b.config.Allow(subject, policy.Publish, will.Message.Topic); !d.Allowed {
 		b.counters.denied.Add(1)
 		b.log.Warn("will denied by policy", "id", id, "role", role, "rule", d.Rule)
 		return

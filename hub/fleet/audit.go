@@ -54,3 +54,83 @@ func (f *Fleet) append(ctx context.Context, record registry.AuditRecord) error {
 	}
 	return err
 }
+
+// Audit returns the audit records that a query picks, oldest first. Its limit is that of
+// Devices.
+func (f *Fleet) Audit(ctx context.Context, q registry.AuditQuery) (registry.AuditPage, error) {
+	q.Limit = pageSize(q.Limit)
+	return f.config.Store.Audit(ctx, q)
+}
+
+// AuditHead returns the end of the audit log: whoever keeps it elsewhere can prove later
+// that nothing before it was changed.
+func (f *Fleet) AuditHead(ctx context.Context) (registry.AuditHead, error) {
+	return f.config.Store.AuditHead(ctx)
+}
+
+// AuditLines calls visit with each line of the audit log after a number, as stored, until
+// it returns false. It holds a read transaction: visit must be quick, and copy what it
+// keeps.
+func (f *Fleet) AuditLines(ctx context.Context, after uint64, visit func(registry.AuditLine) bool) error {
+	return f.config.Store.AuditLines(ctx, after, visit)
+}
+
+// Verification is what VerifyAudit found: a log that is as it was written.
+type Verification struct {
+	Head     registry.AuditHead `json:"head"`
+	Receipts int                `json:"receipts"` // whose note of the log's end at their time fits it
+}
+
+// VerifyAudit reads the whole audit log and checks every link of it, against the heads
+// that receipts have noted, too. An error that matches registry.ErrTampered says what
+// doesn't fit. Who can write the store can write a log that fits itself: hold the head,
+// or a receipt, that was kept elsewhere against it.
+func (f *Fleet) VerifyAudit(ctx context.Context) (Verification, error) {
+	noted := make(map[uint64][]Receipt)
+	v := Verification{}
+	for after := ""; ; {
+		page, next, err := f.Receipts(ctx, after, maxPage)
+		if err != nil {
+			return v, err
+		}
+		for _, r := range page {
+			if r.AuditHead != nil {
+				noted[r.AuditHead.Number] = append(noted[r.AuditHead.Number], r)
+				v.Receipts++
+			}
+		}
+		if after = next; after == "" {
+			break
+		}
+	}
+	var chain registry.AuditChain
+	var broken error
+	err := f.config.Store.AuditLines(ctx, 0, func(line registry.AuditLine) bool {
+		if broken = chain.Next(line); broken != nil {
+			return false
+		}
+		for _, r := range noted[line.Number] {
+			if r.AuditHead.Hash != line.Hash {
+				broken = fmt.Errorf("%w: record %d is not the one that receipt %s has noted", registry.ErrTampered, line.Number, r.ReceiptID)
+				return false
+			}
+		}
+		delete(noted, line.Number)
+		return true
+	})
+	if err = errors.Join(err, broken); err != nil {
+		return v, err
+	}
+	v.Head = chain.Head()
+	for number, receipts := range noted {
+		return v, fmt.Errorf("%w: it ends at record %d, and receipt %s has noted number %d", registry.ErrTampered, v.Head.Number, receipts[0].ReceiptID, number)
+	}
+	head, err := f.config.Store.AuditHead(ctx)
+	if err != nil {
+		return v, err
+	}
+	if head.Number < v.Head.Number {
+		return v, fmt.Errorf("%w: its end has changed while it was read", registry.ErrTampered)
+	}
+	return v, nil
+}

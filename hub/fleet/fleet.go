@@ -1,5 +1,6 @@
 // Package fleet has the operator's verbs over the device registry: import a signed
-// manifest, suspend, resume, revoke, look up. It is the only writer of device records.
+// manifest, suspend, resume, revoke, retire, replace, label, look up. It is the only
+// writer of device records.
 //
 // Every verb first makes its change and the audit record of it durable in one
 // transaction, then publishes it to the in-memory index that admission reads, then
@@ -21,20 +22,48 @@ import (
 	"github.com/fleethub/fleethub/hub/registry"
 )
 
-// Store keeps device records and the audit log. Commit is all or nothing and durable
-// when it returns nil; it refuses a certificate that another device owns with a
-// *registry.ConflictError. Device returns registry.ErrUnknown for an ID without record.
+// Store keeps device records, documents and the audit log. Commit is all or nothing and
+// durable when it returns nil; it refuses a certificate that another device owns with a
+// *registry.ConflictError. What looks up by ID returns registry.ErrUnknown if there is
+// nothing. Device alone returns certificates with their DER; a record that is committed
+// without keeps what is stored.
 type Store interface {
 	Device(ctx context.Context, id string) (registry.Device, error)
 	Devices(ctx context.Context, after string, limit int) ([]registry.Device, error)
-	Audit(ctx context.Context, after uint64, limit int) ([]registry.AuditRecord, error)
+	Records(ctx context.Context, ids []string) ([]registry.Device, error)
+	Facts(ctx context.Context, after string, visit func(*registry.Facts) bool) error
+	Attributes(ctx context.Context, id string) (registry.Attributes, error)
+	Certificate(ctx context.Context, id, fingerprint string) ([]byte, error)
+	Owner(ctx context.Context, issuer, serial string) (registry.Ownership, error)
+	Owners(ctx context.Context, issuer string, visit func(registry.Ownership) bool) error
+
+	Document(ctx context.Context, kind registry.DocumentKind, id string) ([]byte, error)
+	Documents(ctx context.Context, kind registry.DocumentKind, after string, limit int) ([]registry.Document, error)
+
+	Audit(ctx context.Context, q registry.AuditQuery) (registry.AuditPage, error)
+	AuditHead(ctx context.Context) (registry.AuditHead, error)
+	AuditLines(ctx context.Context, after uint64, visit func(registry.AuditLine) bool) error
+
 	Commit(ctx context.Context, change registry.Change) error
 }
 
-// Sessions disconnects what is connected. It returns how many connections it closed
-// and when the last of them was closed (zero if none was), and waits for that.
+// Sessions disconnects what is connected, many at a time. DisconnectMany cuts every
+// connection of these devices, in parallel and without their wills, and waits until
+// their sockets are closed or ctx ends. Of devices that never come back (for the reasons
+// revoked, retired and replaced of package protocol) it also removes what is stored of
+// their sessions before it returns. It returns one Closed for every device
+// that it has something to say about, in any order.
 type Sessions interface {
-	Disconnect(ctx context.Context, id string, reason string) (closed int, last time.Time)
+	DisconnectMany(ctx context.Context, ids []string, reason string) []Closed
+}
+
+// Closed says what a disconnect found of one device.
+type Closed struct {
+	ID         string
+	Sessions   int       // connections seen closed
+	Open       int       // connections still open when the wait ended
+	At         time.Time // when the last of those closed was; zero if none was
+	LastPacket time.Time // when the hub last accepted a packet of the device; zero if it doesn't know
 }
 
 // Config is what Open needs. Store, Sessions, TrustDomain and Roots are required.
@@ -51,6 +80,22 @@ type Config struct {
 	// every factory CA that one of Roots signed.
 	Issuers func() []*x509.Certificate
 
+	// Sign returns the signed form of a receipt, such as receipt.Sign's. Nil: receipts
+	// are kept unsigned.
+	Sign func(payload []byte) ([]byte, error)
+
+	// Node is the name of this hub in receipts. Empty: hub.
+	Node string
+
+	// FourEyesOver is how many devices one operator may revoke or retire in one order;
+	// more need the approval of a second one. 0: any number.
+	FourEyesOver int
+
+	// Changed is called after labels, models or batches of devices were changed, with
+	// their IDs, so that what policy decided by them can be decided again. Nil: nothing
+	// is called.
+	Changed func(ids []string)
+
 	// BeforeImport is called before a manifest is judged by Issuers, so that a station
 	// authorized a minute ago is among them. Nil: nothing is called.
 	BeforeImport func()
@@ -64,7 +109,7 @@ type Config struct {
 // store.
 type Fleet struct {
 	config Config
-	index  sync.Map // device ID → *registry.Status, never changed once stored
+	index  index
 	ticket resumable
 
 	// turn holds one token: whoever takes it may write. Records are read, changed,
@@ -73,10 +118,17 @@ type Fleet struct {
 	// must be able to give up waiting. Status never takes it.
 	turn chan struct{}
 
-	// blocked has the state of devices that an operator cut off while the store
-	// couldn't be written. It overrides the record until the same verb succeeds.
-	// Only the holder of the turn touches it.
-	blocked map[string]registry.State
+	// blocked has the state of devices that were cut off and whose record doesn't say
+	// so: because the store couldn't be written, or because the order is still being
+	// carried out. It overrides the record until the same verb succeeds. Only the
+	// holder of the turn touches it; overlaid says to others whether it has anything.
+	blocked  map[string]registry.State
+	overlaid atomic.Bool
+
+	// pending has the orders that are durable and not yet written into every record,
+	// oldest first. Only the holder of the turn, or Open, touches it.
+	pending    []*pendingOrder
+	unfinished atomic.Bool // some could not be written; tells the recorder to try again
 
 	sightings chan registry.Sighting // never closed; the recorder reads it
 	dropped   atomic.Uint64          // sightings lost to a full queue
@@ -88,13 +140,10 @@ type Fleet struct {
 // Bounds of what is kept in memory and of one page.
 const (
 	sightingQueue = 4096
-	loadPage      = 1000
+	walkPage      = 1000
 	maxPage       = 1000
 	defaultPage   = 100
 )
-
-// disconnectTimeout bounds how long a verb waits for sockets to close.
-const disconnectTimeout = 5 * time.Second
 
 // ErrUnknownDevice is in the chain of errors about an ID that has no record.
 var ErrUnknownDevice = errors.New("no such device")
@@ -109,9 +158,9 @@ type Actor struct {
 	Address string // where the request came from
 }
 
-// Open reads every device record into memory and starts recording sightings. It
-// fails on the first record it can't read: a hub that doesn't know whom it refuses
-// must not start.
+// Open reads the facts of every device into memory, finishes orders that a kill
+// interrupted, and starts recording sightings. It fails on the first record it can't
+// read: a hub that doesn't know whom it refuses must not start.
 func Open(config Config) (*Fleet, error) {
 	if config.Store == nil || config.Sessions == nil || config.Roots == nil || len(config.Roots()) == 0 {
 		return nil, errors.New("open fleet: a store, sessions and at least one root are required")
@@ -128,6 +177,9 @@ func Open(config Config) (*Fleet, error) {
 	if config.FlushInterval <= 0 {
 		config.FlushInterval = time.Second
 	}
+	if config.Node == "" {
+		config.Node = "hub"
+	}
 	f := &Fleet{
 		config:    config,
 		turn:      make(chan struct{}, 1),
@@ -138,18 +190,15 @@ func Open(config Config) (*Fleet, error) {
 	if err := f.ticket.init(); err != nil {
 		return nil, err
 	}
-	for after := ""; ; {
-		page, err := config.Store.Devices(context.Background(), after, loadPage)
-		if err != nil {
-			return nil, fmt.Errorf("open fleet: %w", err)
-		}
-		for i := range page {
-			f.publish(&page[i])
-		}
-		if len(page) < loadPage {
-			break
-		}
-		after = page[len(page)-1].ID
+	f.index.init()
+	if err := config.Store.Facts(context.Background(), "", func(facts *registry.Facts) bool {
+		f.index.put(facts)
+		return true
+	}); err != nil {
+		return nil, fmt.Errorf("open fleet: %w", err)
+	}
+	if err := f.restore(); err != nil {
+		return nil, fmt.Errorf("open fleet: %w", err)
 	}
 	f.recorder.Go(f.recordSightings)
 	return f, nil
@@ -163,29 +212,83 @@ func (f *Fleet) Close() error {
 	return nil
 }
 
-// Status returns what admission needs to know of a device, from memory: no I/O, no
-// lock, safe inside a TLS handshake. False means that there is no such device. The
-// result's slice and map are shared; nobody may change them.
+// Status returns what admission needs to know of a device, from memory: safe inside a
+// TLS handshake. False means that there is no such device. The result's map is shared;
+// nobody may change it.
+//
+// Only where the fleet has more than 16,384 different sets of attributes are those
+// beyond read from the store; while they can't be, the status admits nobody.
 func (f *Fleet) Status(id string) (registry.Status, bool) {
-	if s, ok := f.index.Load(id); ok {
-		return *s.(*registry.Status), true
+	c, ok := f.index.lookup(id)
+	if !ok {
+		return registry.Status{}, false
 	}
-	return registry.Status{}, false
+	a := c.attributes
+	if a == nil {
+		read, err := f.config.Store.Attributes(context.Background(), id)
+		if err != nil {
+			f.config.Log.Error("a device is refused because its labels can't be read", "device", id, "error", err)
+			return registry.Status{}, true
+		}
+		a = &read
+	}
+	status := registry.Status{State: c.state, Labels: a.Labels, Model: a.Model, Batch: a.Batch, Station: a.Station, Protection: a.Protection}
+	for _, sum := range c.usable {
+		status.Fingerprints = append(status.Fingerprints, sum.String())
+	}
+	return status, true
 }
 
-// publish puts the record's status into the index, or the stricter one of a device
-// whose cut-off isn't durable yet. Only the holder of the turn, or Open, calls it.
+// publish puts the record's facts into the index, or the stricter state of a device
+// whose cut-off its record doesn't have yet. Only the holder of the turn, or Open, calls
+// it.
 func (f *Fleet) publish(d *registry.Device) {
-	status := d.Status()
+	facts := d.Facts()
 	if state, ok := f.blocked[d.ID]; ok {
-		status.State = state
+		facts.State = state
 	}
-	f.index.Store(d.ID, &status)
-	f.ticket.publish(d)
+	f.index.put(&facts)
 }
 
-// Device returns the record of that ID, or ErrUnknownDevice.
+// block makes a cut-off effective before its records have it.
+func (f *Fleet) block(id string, state registry.State) {
+	f.blocked[id] = state
+	f.overlaid.Store(true)
+	f.index.setState(id, state)
+}
+
+// unblock lifts a block now that the record itself says state, or leaves it if it is
+// the stricter of the two.
+func (f *Fleet) unblock(id string, state registry.State) {
+	if f.blocked[id] == state || state.Final() {
+		delete(f.blocked, id)
+	}
+	f.overlaid.Store(len(f.blocked) > 0)
+}
+
+// inForce returns the state that decides about a device, where its record lags behind.
+func (f *Fleet) inForce(id string, recorded registry.State) registry.State {
+	if !f.overlaid.Load() {
+		return recorded
+	}
+	if state, ok := f.index.state(id); ok && !state.MayConnect() {
+		return state
+	}
+	return recorded
+}
+
+// Device returns the record of that ID, each certificate with its standing, or
+// ErrUnknownDevice.
 func (f *Fleet) Device(ctx context.Context, id string) (registry.Device, error) {
+	d, err := f.record(ctx, id)
+	if err == nil {
+		f.judge(&d)
+	}
+	return d, err
+}
+
+// record returns the record as it is stored, or ErrUnknownDevice.
+func (f *Fleet) record(ctx context.Context, id string) (registry.Device, error) {
 	if identity.ValidID(id) != nil {
 		return registry.Device{}, fmt.Errorf("%w: %.80q can't be a device's ID", ErrUnknownDevice, id)
 	}
@@ -196,32 +299,15 @@ func (f *Fleet) Device(ctx context.Context, id string) (registry.Device, error) 
 	return d, err
 }
 
-// Page is one page of records in order of ID. Next is what to pass as after for the
-// following page, empty on the last.
-type Page struct {
-	Devices []registry.Device
-	Next    string
-}
-
-// Devices returns the page of records after an ID; an empty after starts at the
-// first. A limit of 0 means 100, and 1000 is the most.
-func (f *Fleet) Devices(ctx context.Context, after string, limit int) (Page, error) {
-	limit = pageSize(limit)
-	devices, err := f.config.Store.Devices(ctx, after, limit+1)
-	if err != nil {
-		return Page{}, err
+// judge completes a record for showing: the state in force, and what each certificate
+// is worth now.
+func (f *Fleet) judge(d *registry.Device) {
+	d.State = f.inForce(d.ID, d.State)
+	now, trusted := f.config.Now(), f.trustedIssuers()
+	for i := range d.Certificates {
+		c := &d.Certificates[i]
+		c.Standing = c.StandingAt(now, trusted == nil || trusted[c.Issuer])
 	}
-	page := Page{Devices: devices}
-	if len(devices) > limit {
-		page.Devices, page.Next = devices[:limit], devices[limit-1].ID
-	}
-	return page, nil
-}
-
-// Audit returns the audit records after a number, oldest first, with the limits of
-// Devices.
-func (f *Fleet) Audit(ctx context.Context, after uint64, limit int) ([]registry.AuditRecord, error) {
-	return f.config.Store.Audit(ctx, after, pageSize(limit))
 }
 
 func pageSize(limit int) int {
@@ -236,6 +322,11 @@ func (f *Fleet) write(ctx context.Context, fn func() error) error {
 	select {
 	case f.turn <- struct{}{}:
 		defer func() { <-f.turn }()
+		// An order that is not in every record yet comes first, so that nobody decides
+		// by a record that is about to change.
+		if err := f.finish(context.WithoutCancel(ctx)); err != nil {
+			f.config.Log.Error("an order waits for the store", "error", err)
+		}
 		return fn()
 	case <-ctx.Done():
 		return fmt.Errorf("wait for another change to the fleet: %w", ctx.Err())

@@ -100,7 +100,7 @@ func TestSuspendAndResume(t *testing.T) {
 	if status, _ := r.Status("pi-1"); r.state("pi-1") != registry.StateSuspended || status.Admits(fingerprint) {
 		t.Fatalf("status = %+v", status)
 	}
-	if again, err := r.Suspend(t.Context(), "pi-1", "once more", ann); err != nil || !again.Already || again.Reason != "lost on site" {
+	if again, err := r.Suspend(t.Context(), "pi-1", "once more", ann); err != nil || !again.Already || again.Reason != registry.ReasonHold || again.Note != "lost on site" {
 		t.Fatalf("receipt = %+v, %v", again, err)
 	}
 	if d, err := r.Resume(t.Context(), "pi-1", "found", ann); err != nil || d.State != registry.StateRegistered || d.Reason != "" {
@@ -110,7 +110,7 @@ func TestSuspendAndResume(t *testing.T) {
 		t.Fatalf("status = %+v", status)
 	}
 	log := r.log()
-	if last := log[len(log)-1]; last.Action != "device.resume" || last.Before != registry.StateSuspended || last.After != registry.StateRegistered || last.Reason != "found" {
+	if last := log[len(log)-1]; last.Action != "device.resume" || last.Before != registry.StateSuspended || last.After != registry.StateRegistered || last.Note != "found" {
 		t.Fatalf("audit record = %+v", last)
 	}
 }
@@ -246,7 +246,7 @@ func TestPagesListEveryDeviceOnce(t *testing.T) {
 	r.register("a", "b", "c", "d", "e")
 	var ids []string
 	for after := ""; ; {
-		page, err := r.Devices(t.Context(), after, 2)
+		page, err := r.Devices(t.Context(), registry.Selector{}, after, 2)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -299,7 +299,7 @@ func TestConcurrentUse(t *testing.T) {
 				r.Status("pi-1")
 				r.Suspend(t.Context(), "pi-1", "", ann)
 				r.Resume(t.Context(), "pi-1", "", ann)
-				r.Devices(t.Context(), "", 0)
+				r.Devices(t.Context(), registry.Selector{}, "", 0)
 				r.PlanRevoke(t.Context(), "pi-2", 0)
 			}
 		})

@@ -5,13 +5,10 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
-	"fmt"
-	"path/filepath"
 	"testing"
 
 	"github.com/fleethub/fleethub/certs/certtest"
 	"github.com/fleethub/fleethub/certs/manifest"
-	"github.com/fleethub/fleethub/hub/boltstore"
 	"github.com/fleethub/fleethub/hub/registry"
 )
 
@@ -81,49 +78,5 @@ type void struct{ memory }
 func (*void) Device(ctx context.Context, id string) (registry.Device, error) {
 	return registry.Device{}, registry.ErrUnknown
 }
-func (*void) Devices(context.Context, string, int) ([]registry.Device, error) { return nil, nil }
+func (*void) Facts(context.Context, string, func(*registry.Facts) bool) error { return nil }
 func (*void) Commit(context.Context, registry.Change) error                   { return nil }
-
-func BenchmarkImport(b *testing.B) {
-	pki := certtest.New(b)
-	bolt, err := boltstore.Open(filepath.Join(b.TempDir(), "hub.db"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer bolt.Close()
-	f, err := Open(Config{Store: bolt, Sessions: &sessions{}, TrustDomain: certtest.TrustDomain, Roots: func() []*x509.Certificate { return pki.Trust().Roots }})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
-	const devices = 2000
-	for n := uint64(1); b.Loop(); n++ {
-		b.StopTimer()
-		m := manifest.Manifest{TrustDomain: certtest.TrustDomain, Station: certtest.StationName, Number: n}
-		for i := range devices {
-			m.Devices = append(m.Devices, entryOf(pki.Device(fmt.Sprintf("pi-%d-%d", n, i))))
-		}
-		data, err := manifest.Sign(m, []*x509.Certificate{pki.Factory.Certificate()}, pki.FactoryKey)
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
-		if _, err := f.Import(b.Context(), data, ann); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportMetric(float64(b.N)*devices/b.Elapsed().Seconds(), "devices/s")
-}
-
-func BenchmarkStatus(b *testing.B) {
-	f := &Fleet{}
-	for i := range 100000 {
-		f.publish(&registry.Device{ID: fmt.Sprintf("pi-%d", i), State: registry.StateActive, Certificates: []registry.Certificate{{Fingerprint: "aa"}}})
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		if status, ok := f.Status("pi-777"); !ok || !status.Admits("aa") {
-			b.Fatal(status)
-		}
-	}
-}

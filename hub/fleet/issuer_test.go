@@ -59,12 +59,12 @@ func TestAuditedChangeLeavesRequestAndOutcome(t *testing.T) {
 	r := newRig(t)
 	note := Note{Action: "issuer.remove", Subject: "issuer bench-1", Reason: "key stolen"}
 	outcomes := func() string {
-		records, err := r.Audit(t.Context(), 0, 0)
+		page, err := r.Audit(t.Context(), registry.AuditQuery{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		var all []string
-		for _, a := range records {
+		for _, a := range page.Records {
 			if a.Actor != ann.Name || a.Subject != note.Subject || a.Reason != note.Reason {
 				t.Errorf("record %+v", a)
 			}

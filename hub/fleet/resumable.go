@@ -4,10 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/hex"
-	"slices"
-	"strings"
-	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
@@ -19,44 +15,14 @@ import (
 // reconnect, some 4 kB each.
 const parsedCertificates = 16 << 10
 
-// resumable finds the certificate that a session ticket names.
+// resumable keeps certificates that tickets named lately.
 type resumable struct {
-	mu     sync.RWMutex // guards owners
-	owners map[shortName][]string
-	parsed *lru.Cache[string, *x509.Certificate] // by fingerprint, as the registry writes it
+	parsed *lru.Cache[registry.Fingerprint, *x509.Certificate]
 }
-
-// shortName is how the owners of certificates are found: the IDs of the devices with one
-// whose fingerprint begins so, nearly always one device.
-type shortName [ticket.ShortName]byte
 
 func (r *resumable) init() (err error) {
-	r.owners = make(map[shortName][]string)
-	r.parsed, err = lru.New[string, *x509.Certificate](parsedCertificates)
+	r.parsed, err = lru.New[registry.Fingerprint, *x509.Certificate](parsedCertificates)
 	return err
-}
-
-// publish notes whose certificates these are. Whether one may be used is asked of the
-// index at each ticket, not here.
-func (r *resumable) publish(d *registry.Device) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, c := range d.Certificates {
-		sum, err := hex.DecodeString(c.Fingerprint)
-		if err != nil || len(sum) < ticket.LongName {
-			continue // it has no compact tickets
-		}
-		name := shortName(sum)
-		if !slices.Contains(r.owners[name], d.ID) {
-			r.owners[name] = append(r.owners[name], d.ID)
-		}
-	}
-}
-
-func (r *resumable) ownersOf(name []byte) []string {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.owners[shortName(name)] // changed by append only
 }
 
 // Resumable returns the certificate of a device that may connect with it now, and its
@@ -68,15 +34,15 @@ func (f *Fleet) Resumable(name []byte) (leaf, issuer *x509.Certificate, ok bool)
 	if len(name) < ticket.ShortName || f.config.Issuers == nil {
 		return nil, nil, false
 	}
-	prefix := hex.EncodeToString(name)
-	var owner, fingerprint string
-	for _, id := range f.ticket.ownersOf(name) {
-		status, _ := f.Status(id)
-		for _, has := range status.Fingerprints {
-			if !strings.HasPrefix(has, prefix) {
+	var owner string
+	var fingerprint registry.Fingerprint
+	for _, r := range f.index.names[name[0]].find(name) {
+		id, device := f.index.entry(r)
+		for _, has := range device.usable {
+			if !bytes.HasPrefix(has[:], name) || owner == id && fingerprint == has {
 				continue
 			}
-			if owner != "" || !status.Admits(has) {
+			if owner != "" || !device.state.MayConnect() {
 				return nil, nil, false
 			}
 			owner, fingerprint = id, has
@@ -102,20 +68,14 @@ func (f *Fleet) Resumable(name []byte) (leaf, issuer *x509.Certificate, ok bool)
 
 // readCertificate returns one certificate of a device from the store, nil if it isn't
 // there or can't be read: the ticket is then worth nothing.
-func (f *Fleet) readCertificate(id, fingerprint string) *x509.Certificate {
-	d, err := f.config.Store.Device(context.Background(), id)
+func (f *Fleet) readCertificate(id string, fingerprint registry.Fingerprint) *x509.Certificate {
+	der, err := f.config.Store.Certificate(context.Background(), id, fingerprint.String())
 	if err != nil {
 		return nil
 	}
-	for _, c := range d.Certificates {
-		if c.Fingerprint != fingerprint {
-			continue
-		}
-		leaf, err := x509.ParseCertificate(c.DER)
-		if err != nil {
-			return nil
-		}
-		return leaf
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil
 	}
-	return nil
+	return leaf
 }

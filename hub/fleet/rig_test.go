@@ -13,10 +13,7 @@ import (
 	"github.com/fleethub/fleethub/certs/manifest"
 	"github.com/fleethub/fleethub/hub/boltstore"
 	"github.com/fleethub/fleethub/hub/registry"
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var ann = Actor{Name: "spiffe://fleet.example/operator/ann", Address: "192.0.2.1:4711"}
 
@@ -26,35 +23,40 @@ type sessions struct {
 	mu       sync.Mutex // guards what follows
 	fleet    *Fleet
 	live     map[string]int
+	packet   time.Time // the last one of anybody
 	calls    []string
 	tooEarly []string
 }
 
-func (s *sessions) Disconnect(_ context.Context, id, reason string) (int, time.Time) {
+func (s *sessions) DisconnectMany(_ context.Context, ids []string, reason string) (closed []Closed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.calls = append(s.calls, id+" "+reason)
-	if status, _ := s.fleet.Status(id); reason != "superseded" && status.State.MayConnect() {
-		s.tooEarly = append(s.tooEarly, id)
+	for _, id := range ids {
+		s.calls = append(s.calls, id+" "+reason)
+		if status, _ := s.fleet.Status(id); reason != "superseded" && status.State.MayConnect() {
+			s.tooEarly = append(s.tooEarly, id)
+		}
+		if n := s.live[id]; n > 0 {
+			closed = append(closed, Closed{ID: id, Sessions: n, At: time.Now(), LastPacket: s.packet})
+		}
+		delete(s.live, id)
 	}
-	n := s.live[id]
-	delete(s.live, id)
-	if n == 0 {
-		return 0, time.Time{}
-	}
-	return n, time.Now()
+	return closed
 }
 
-// faulty is a store whose commits fail while broken is set.
+// faulty is a store whose commits fail while broken is set, and from the one on that
+// after counts down to.
 type faulty struct {
 	Store
 	broken bool
+	after  int // commits that go well yet; negative: all
 }
 
 func (f *faulty) Commit(ctx context.Context, change registry.Change) error {
-	if f.broken {
+	if f.broken || f.after == 0 {
 		return errors.New("no space left on device")
 	}
+	f.after--
 	return f.Store.Commit(ctx, change)
 }
 
@@ -84,7 +86,7 @@ func (r *rig) open() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.bolt, r.store, r.sessions = bolt, &faulty{Store: bolt}, &sessions{live: make(map[string]int)}
+	r.bolt, r.store, r.sessions = bolt, &faulty{Store: bolt, after: -1}, &sessions{live: make(map[string]int)}
 	r.Fleet, err = Open(Config{
 		Store: r.store, Sessions: r.sessions, TrustDomain: certtest.TrustDomain,
 		Roots:         func() []*x509.Certificate { return r.pki.Trust().Roots },
@@ -152,7 +154,7 @@ func (r *rig) register(ids ...string) []certtest.Credential {
 func (r *rig) state(id string) registry.State {
 	r.t.Helper()
 	status, _ := r.Status(id)
-	d, err := r.Device(r.t.Context(), id)
+	d, err := r.record(r.t.Context(), id)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -165,17 +167,17 @@ func (r *rig) state(id string) registry.State {
 // log returns the whole audit log.
 func (r *rig) log() []registry.AuditRecord {
 	r.t.Helper()
-	records, err := r.Audit(r.t.Context(), 0, maxPage)
+	page, err := r.Audit(r.t.Context(), registry.AuditQuery{Limit: maxPage})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return records
+	return page.Records
 }
 
 // devices returns every record, to show that nothing changed.
 func (r *rig) devices() []registry.Device {
 	r.t.Helper()
-	page, err := r.Devices(r.t.Context(), "", maxPage)
+	page, err := r.Devices(r.t.Context(), registry.Selector{}, "", maxPage)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -72,6 +72,7 @@ func (f *Fleet) recordSightings() {
 			}
 		case <-tick.C:
 			flush()
+			f.retry()
 		case <-f.stop:
 			for {
 				select {
@@ -94,22 +95,23 @@ func (f *Fleet) flush(pending map[string]time.Time) error {
 	return f.write(ctx, func() error {
 		var change registry.Change
 		for id, at := range pending {
-			status, known := f.Status(id)
+			state, known := f.index.state(id)
 			if !known {
 				continue
 			}
 			change.Sightings = append(change.Sightings, registry.Sighting{ID: id, At: at})
-			if status.State != registry.StateRegistered {
+			if state != registry.StateRegistered {
 				continue
 			}
-			d, err := f.config.Store.Device(ctx, id)
+			records, err := f.config.Store.Records(ctx, []string{id})
 			if err != nil {
 				f.config.Log.Error("a seen device stays registered", "device", id, "error", err)
 				continue
 			}
+			d := records[0]
 			record := f.audit(Actor{Name: recorderName}, "device.activate", id)
 			record.Before = d.State
-			if d.Activate(at) != nil {
+			if d.Activate(registry.Cause{Actor: recorderName, At: at}) != nil {
 				continue // no longer registered
 			}
 			record.After = d.State

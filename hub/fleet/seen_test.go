@@ -93,8 +93,10 @@ func TestSeenNeverBlocksOnAStuckStore(t *testing.T) {
 	}
 }
 
-// memory is the least of a store, for a test inside a bubble of fake time.
+// memory is the least of a store, for a test inside a bubble of fake time. What it hasn't
+// is not called.
 type memory struct {
+	Store
 	mu      sync.Mutex // guards changes
 	changes []registry.Change
 }
@@ -105,13 +107,13 @@ func (m *memory) committed() []registry.Change {
 	return slices.Clone(m.changes)
 }
 
-func (m *memory) Device(context.Context, string) (registry.Device, error) {
-	return registry.Device{ID: "pi-1", State: registry.StateActive}, nil
+func (m *memory) Facts(_ context.Context, _ string, visit func(*registry.Facts) bool) error {
+	visit(&registry.Facts{ID: "pi-1", State: registry.StateActive, Attributes: &registry.Attributes{}})
+	return nil
 }
-func (m *memory) Devices(context.Context, string, int) ([]registry.Device, error) {
-	return []registry.Device{{ID: "pi-1", State: registry.StateActive}}, nil
+func (m *memory) Documents(context.Context, registry.DocumentKind, string, int) ([]registry.Document, error) {
+	return nil, nil
 }
-func (m *memory) Audit(context.Context, uint64, int) ([]registry.AuditRecord, error) { return nil, nil }
 func (m *memory) Commit(_ context.Context, c registry.Change) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

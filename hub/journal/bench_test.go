@@ -14,7 +14,7 @@ import (
 func BenchmarkAppendersWaitingForTheirCommit(b *testing.B) {
 	for _, inflight := range []int{1, 32} {
 		b.Run(fmt.Sprintf("inflight=%d", inflight), func(b *testing.B) {
-			c := Config{Dir: filepath.Join(benchDir(b), "j"), Retain: Retain{Bytes: -1}}
+			c := Config{Dir: filepath.Join(b.TempDir(), "j"), Retain: Retain{Bytes: -1}}
 			j := created(b, c)
 			record := make([]byte, 200)
 			before := cpu(b)
@@ -55,6 +55,35 @@ func BenchmarkAppendersWaitingForTheirCommit(b *testing.B) {
 	}
 }
 
+// BenchmarkOpen replays a million records of 200 B.
+func BenchmarkOpen(b *testing.B) {
+	const records = 1_000_000
+	c := Config{Dir: filepath.Join(b.TempDir(), "j")}
+	j := created(b, c)
+	record := make([]byte, 200)
+	for i := range records {
+		if _, err := j.Append(record, nil); err != nil {
+			b.Fatal(err)
+		}
+		if i%10_000 == 0 {
+			if err := j.Sync(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	closed(b, j)
+	before := cpu(b)
+	for b.Loop() {
+		n := 0
+		j, err := Open(c, func(Position, []byte) error { n++; return nil })
+		if err != nil || n != records {
+			b.Fatal(n, err)
+		}
+		closed(b, j)
+	}
+	b.ReportMetric(float64((cpu(b)-before).Nanoseconds())/1e3/float64(b.N)/records, "cpu-µs/record")
+}
+
 // cpu returns the processor time that this process has used.
 func cpu(b *testing.B) time.Duration {
 	var u syscall.Rusage
@@ -63,5 +92,3 @@ func cpu(b *testing.B) time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
-
-func benchDir(b *testing.B) string { return b.TempDir() }

@@ -24,11 +24,9 @@ type Report struct {
 func Check(dir string) (Report, error) { return check(disk{}, dir) }
 
 func check(files FS, dir string) (r Report, err error) {
-	ctl, err := openControl(files, dir, os.O_RDONLY)
-	if err != nil {
+	if err := present(files, dir); err != nil {
 		return r, err
 	}
-	defer ctl.file.Close()
 	// A backup has no lock file, and a reader makes none.
 	lock, err := takeLock(files, dir, os.O_RDONLY)
 	if err == nil {
@@ -36,6 +34,11 @@ func check(files FS, dir string) (r Report, err error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return r, err
 	}
+	ctl, err := openControl(files, dir, os.O_RDONLY)
+	if err != nil {
+		return r, err
+	}
+	defer ctl.file.Close()
 	m, err := load(files, dir, ctl.state)
 	if err != nil {
 		return r, err

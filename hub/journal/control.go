@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"sync"
@@ -22,7 +21,7 @@ const (
 
 var controlMagic = [8]byte{'F', 'L', 'T', 'C', 'T', 'L', '\r', '\n'}
 
-// record of what must be known of the journal as a whole. It is kept twice in one file of two pages; both are written
+// controlState is what must be known of the journal as a whole. It is kept twice in one file of two pages; both are written
 // each time, one after the other is durable, so that a power cut spoils one at most and so does a rotten sector. The
 // file never grows: a checkpoint needs no space on a full disk.
 type controlState struct {
@@ -50,7 +49,7 @@ func (c *controlState) encode() []byte {
 	for _, v := range []uint64{c.generation, c.first, c.last, uint64(c.checkpoint), state, c.endSegment, uint64(c.endOffset), c.endNext, uint64(c.endLast)} {
 		slot = order.AppendUint64(slot, v)
 	}
-	slot = order.AppendUint32(slot, crc32.Checksum(slot, castagnoli))
+	slot = order.AppendUint32(slot, checksum(slot))
 	return slot[:slotSize]
 }
 
@@ -109,7 +108,7 @@ func readControl(f File, name string) (controlState, error) {
 	var other *versionError
 	switch {
 	case errors.As(errA, &other), errors.As(errB, &other):
-		return controlState{}, fmt.Errorf("%s %w; run the program that wrote it, or a newer one", name, other)
+		return controlState{}, fmt.Errorf("%s %w; start the hub of the version that is wanted", name, other)
 	case errA != nil && errB != nil:
 		return controlState{}, corrupt(name, 0, "it %v", errA)
 	case errA != nil:
@@ -152,13 +151,22 @@ func createControl(files FS, dir string, state controlState) error {
 	return writeWhole(files, filepath.Join(dir, controlFile), append(slot, slot...))
 }
 
+// present says in words if dir holds no journal.
+func present(files FS, dir string) error {
+	f, err := files.Open(filepath.Join(dir, controlFile), os.O_RDONLY)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s holds no journal: there is no file %s; restore a backup, or create one if this hub is new", dir, controlFile)
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 // openControl opens dir's control file, to write as well.
 func openControl(files FS, dir string, flag int) (*control, error) {
 	name := filepath.Join(dir, controlFile)
 	f, err := files.Open(name, flag)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%s holds no journal: there is no file %s; restore a backup, or create one if this hub is new", dir, controlFile)
-	}
 	if err != nil {
 		return nil, err
 	}

@@ -35,16 +35,16 @@ func story(t *testing.T, m *memory, l *ledger) (checkpoints []Position) {
 		if err := l.settle(found, checkpoints...); err != nil {
 			t.Fatalf("life %d: %v", life, err)
 		}
-		for i := range 12 {
+		for i := range 8 {
 			for k := range 3 {
 				if l.append(j, 100+700*k) != nil {
 					break
 				}
 			}
-			if i == 5 {
+			if i == 4 {
 				_ = l.append(j, 5*pageSize) // a segment of its own
 			}
-			_ = synced(t, j)
+			l.wait(t)
 			if i%4 == 3 {
 				if p := j.Last(); j.Checkpoint(p) == nil {
 					l.checkpoint = p
@@ -128,8 +128,12 @@ func again(t *testing.T, n int, m *memory, l *ledger, checkpoints []Position) {
 	if err := j.Close(); err != nil {
 		t.Fatalf("call %d: %v", n, err)
 	}
-	if r, err := check(m, "j"); err != nil || !r.Clean || r.Torn != 0 {
+	r, err := check(m, "j")
+	if err != nil || !r.Clean || r.Torn != 0 {
 		t.Fatalf("call %d: %+v %v", n, r, err)
+	}
+	if names, _ := m.List("j"); len(names) != r.Segments+2 {
+		t.Fatalf("call %d: there are %d segments, and the folder holds %v", n, r.Segments, names)
 	}
 }
 

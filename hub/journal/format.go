@@ -66,7 +66,7 @@ func (h *header) encode() []byte {
 	for _, v := range []uint64{h.number, h.nonce, uint64(h.size), uint64(h.firstPosition), h.firstSequence, uint64(h.previousEnd), uint64(h.created)} {
 		page = order.AppendUint64(page, v)
 	}
-	page = order.AppendUint32(page, crc32.Checksum(page, castagnoli))
+	page = order.AppendUint32(page, checksum(page))
 	return page[:segmentHeader]
 }
 
@@ -96,9 +96,12 @@ func decodeHeader(page []byte) (header, error) {
 	return h, nil
 }
 
+// checksum is the CRC-32C of b.
+func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+
 // crcFits reports whether the four bytes at n are the checksum of those before.
 func crcFits(b []byte, n int) bool {
-	return order.Uint32(b[n:]) == crc32.Checksum(b[:n], castagnoli)
+	return order.Uint32(b[n:]) == checksum(b[:n])
 }
 
 // frame is what the header of a batch says.
@@ -117,7 +120,7 @@ func (f *frame) size() int64 { return batchHeader + int64(f.length) }
 // seal writes the header into the first bytes of a batch whose body is in place.
 func (f *frame) seal(nonce uint64, batch []byte) {
 	f.length = uint32(len(batch) - batchHeader)
-	f.bodyCRC = crc32.Checksum(batch[batchHeader:], castagnoli)
+	f.bodyCRC = checksum(batch[batchHeader:])
 	order.PutUint64(batch[0:], nonce)
 	order.PutUint64(batch[8:], f.sequence)
 	order.PutUint64(batch[16:], uint64(f.first))
@@ -125,7 +128,7 @@ func (f *frame) seal(nonce uint64, batch []byte) {
 	order.PutUint32(batch[28:], f.count)
 	order.PutUint32(batch[32:], f.length)
 	order.PutUint32(batch[36:], f.bodyCRC)
-	order.PutUint32(batch[40:], crc32.Checksum(batch[:40], castagnoli))
+	order.PutUint32(batch[40:], checksum(batch[:40]))
 }
 
 // decodeFrame reads the header of a batch of the segment with this nonce; ok is false if none begins here.
@@ -145,7 +148,7 @@ func decodeFrame(b []byte, nonce uint64) (f frame, ok bool) {
 
 // check says what is wrong with the body of a batch, if anything is: checksum, then that the records fill it exactly.
 func (f *frame) check(body []byte) error {
-	if crc32.Checksum(body, castagnoli) != f.bodyCRC {
+	if checksum(body) != f.bodyCRC {
 		return errors.New("the checksum of a batch doesn't fit")
 	}
 	var n uint32

@@ -19,6 +19,9 @@ type image struct {
 
 // load reads the control file's state and every segment's header, and checks that they belong together.
 func load(files FS, dir string, state controlState) (*image, error) {
+	if state.first == 0 || state.first > state.last || state.last >= 1<<62 || state.checkpoint == 0 {
+		return nil, corrupt(filepath.Join(dir, controlFile), 0, "segments %d to %d and a replay from record %d on can't be", state.first, state.last, state.checkpoint)
+	}
 	m := &image{files: files, dir: dir, control: state}
 	names, err := files.List(dir)
 	if err != nil {
@@ -90,6 +93,8 @@ func (m *image) join(s *segment, number uint64) error {
 		return corrupt(s.path, 0, "it belongs to another journal")
 	case s.number != number:
 		return corrupt(s.path, 0, "it is segment %d under another's name", s.number)
+	case s.firstPosition == 0 || s.firstPosition >= 1<<62:
+		return corrupt(s.path, 0, "its first record can't be %d", s.firstPosition)
 	}
 	if n := len(m.segments); n > 0 {
 		p := m.segments[n-1]

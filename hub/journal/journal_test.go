@@ -10,11 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
-
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // replayed opens a journal and returns it with all that it replayed.
 func replayed(t testing.TB, c Config) (*Journal, []string) {

@@ -7,12 +7,15 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // ledger is what somebody outside the journal knows of it: what was appended, and what was said of it.
 type ledger struct {
 	mu         sync.Mutex
 	entries    []*entry // in the order of the appends
+	untold     int
+	quiet      chan struct{} // closed when nobody is untold; nil if no test waits for that
 	told       int
 	disorder   string // how the waiters' order was broken
 	checkpoint Position
@@ -47,6 +50,10 @@ func (e *entry) Committed(err error) {
 		l.disorder = fmt.Sprintf("%q was told after one appended later", e.text)
 	}
 	l.told = e.index
+	if l.untold--; l.untold == 0 && l.quiet != nil {
+		close(l.quiet)
+		l.quiet = nil
+	}
 	switch {
 	case err == nil:
 		e.verdict = durable
@@ -62,6 +69,7 @@ func (l *ledger) append(j *Journal, size int) error {
 	l.mu.Lock()
 	e := &entry{ledger: l, index: len(l.entries)}
 	l.entries = append(l.entries, e)
+	l.untold++
 	l.mu.Unlock()
 	e.text = fmt.Sprintf("%d:", e.index) + strings.Repeat("x", size)
 	p, err := j.Append([]byte(e.text), e)
@@ -69,6 +77,7 @@ func (l *ledger) append(j *Journal, size int) error {
 	defer l.mu.Unlock()
 	if err != nil {
 		l.entries = l.entries[:e.index]
+		l.untold--
 		return err
 	}
 	e.position = p
@@ -106,7 +115,7 @@ func (l *ledger) settle(found []record, checkpoints ...Position) error {
 	if l.disorder != "" {
 		return errors.New(l.disorder)
 	}
-	l.told = 0
+	l.told, l.untold = 0, 0
 	at := make(map[Position]string, len(found))
 	for i, r := range found {
 		if i > 0 && r.position <= found[i-1].position {
@@ -171,7 +180,25 @@ func opened(c Config) (*Journal, []record, error) {
 	return j, found, err
 }
 
-// synced waits until the waiters of all that was appended have been told.
+// wait waits until every waiter has been told.
+func (l *ledger) wait(t testing.TB) {
+	t.Helper()
+	l.mu.Lock()
+	if l.untold == 0 {
+		l.mu.Unlock()
+		return
+	}
+	quiet := make(chan struct{})
+	l.quiet = quiet
+	l.mu.Unlock()
+	select {
+	case <-quiet:
+	case <-time.After(patience):
+		t.Fatal("the journal doesn't tell its waiters")
+	}
+}
+
+// synced waits until what was appended is durable.
 func synced(t testing.TB, j *Journal) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

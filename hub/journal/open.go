@@ -85,21 +85,36 @@ func Open(c Config, replay func(Position, []byte) error) (*Journal, error) {
 }
 
 func open(c Config, replay func(Position, []byte) error) (*Journal, error) {
-	ctl, err := openControl(c.FS, c.Dir, os.O_RDWR)
-	if err != nil {
+	// Where there is no journal no lock file is left either.
+	if err := present(c.FS, c.Dir); err != nil {
 		return nil, err
 	}
 	lock, err := takeLock(c.FS, c.Dir, os.O_RDWR|os.O_CREATE)
 	if err != nil {
-		return nil, errors.Join(err, ctl.file.Close())
+		return nil, err
 	}
-	j, err := recoverFrom(c, ctl, replay)
+	j, err := openLocked(c, replay)
 	if err != nil {
-		return nil, errors.Join(err, ctl.file.Close(), lock.Close())
+		return nil, errors.Join(err, lock.Close())
 	}
 	j.lock = lock
 	go j.commit()
 	go j.tell()
+	return j, nil
+}
+
+func openLocked(c Config, replay func(Position, []byte) error) (*Journal, error) {
+	if err := migrate(c.FS, c.Dir, migrations()); err != nil {
+		return nil, err
+	}
+	ctl, err := openControl(c.FS, c.Dir, os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	j, err := recoverFrom(c, ctl, replay)
+	if err != nil {
+		return nil, errors.Join(err, ctl.file.Close())
+	}
 	return j, nil
 }
 
@@ -120,12 +135,7 @@ func takeLock(files FS, dir string, flag int) (File, error) {
 
 // recoverFrom finds out where the log ends, makes sure that this is durable, and returns a journal that goes on there.
 func recoverFrom(c Config, ctl *control, replay func(Position, []byte) error) (*Journal, error) {
-	// Again under the lock: whoever had it may have written since.
-	state, err := readControl(ctl.file, filepath.Join(c.Dir, controlFile))
-	if err != nil {
-		return nil, err
-	}
-	ctl.state = state
+	state := ctl.state
 	m, err := load(c.FS, c.Dir, state)
 	if err != nil {
 		return nil, err
@@ -153,7 +163,7 @@ func recoverFrom(c Config, ctl *control, replay func(Position, []byte) error) (*
 	}
 	for _, name := range m.leftover {
 		if err := c.FS.Remove(name); err != nil {
-			return nil, errors.Join(err, f.Close())
+			c.Log.Warn("a file that the journal no longer needs can't be removed; the next start will try again", "file", name, "err", err)
 		}
 	}
 	if t.torn > 0 {
@@ -179,7 +189,7 @@ func recoverFrom(c Config, ctl *control, replay func(Position, []byte) error) (*
 		holds:      make(map[string]Position),
 	}
 	j.closed = sync.OnceValue(j.close)
-	j.log = appender{files: c.FS, dir: c.Dir, size: c.SegmentSize, now: c.Now, control: ctl, adopt: j.adopt, segment: newest, file: f, end: t.end, sequence: t.sequence}
+	j.log = appender{files: c.FS, dir: c.Dir, size: c.SegmentSize, now: c.Now, control: ctl, adopt: j.adopt, segment: newest, file: f, end: t.end, zeroed: t.end, sequence: t.sequence}
 	return j, nil
 }
 

@@ -72,8 +72,8 @@ func remains(file File, nonce uint64, from, size int64) (batchAt, last int64, er
 	const chunk = 1 << 20
 	last = from
 	prefix := order.AppendUint64(nil, nonce)
-	zeros := make([]byte, chunk+batchHeader)
-	buf := make([]byte, chunk+batchHeader)
+	buf := make([]byte, min(size-from, chunk+batchHeader))
+	zeros := make([]byte, len(buf))
 	for off := from; off < size; off += chunk {
 		n := int(min(size-off, int64(len(buf))))
 		if _, err := file.ReadAt(buf[:n], off); err != nil && !errors.Is(err, io.EOF) {
@@ -82,10 +82,8 @@ func remains(file File, nonce uint64, from, size int64) (batchAt, last int64, er
 		if bytes.Equal(buf[:n], zeros[:n]) {
 			continue
 		}
-		for i := 0; i < min(n, chunk); i++ {
-			if buf[i] != 0 {
-				last = off + int64(i) + 1
-			}
+		if used := len(bytes.TrimRight(buf[:min(n, chunk)], "\x00")); used > 0 {
+			last = off + int64(used)
 		}
 		for i := 0; ; i++ {
 			hit := bytes.Index(buf[i:n], prefix)

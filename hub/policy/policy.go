@@ -1,26 +1,34 @@
-// Package policy answers one question: may this identity use this topic? Its
-// rules are those of hub/DESIGN.md "Topics", compiled into the program for now.
+// Package policy answers one question: may this identity use this topic?
 //
-// A device publishes and receives below its own d/<id>/ in the stated direction
-// and receives the group topics of its own labels; a service reads what devices
-// send and writes what is sent to them; every other role has no business here.
-// What no rule allows is denied.
+// The rules are a file (policy.yaml, whose comments are its manual; Document is its form),
+// made into an immutable Policy. A decision is a pure function of the Policy, the Subject
+// and the topic: safe for concurrent use, free of I/O, and free of allocations. Current
+// holds the Policy in force, so that a reload is one store of a pointer.
 //
-// Everything here is a pure function over immutable tables: safe for concurrent
-// use, free of I/O, and free of allocations.
+// Deny wins, whatever the order of the rules, and what no rule allows is denied. What
+// isn't known counts against the subject. Wildcards: an allow rule must cover all of a
+// topic filter, a deny rule need only meet it; see pattern.go.
+//
+//   - document.go, compile.go: the file, and what becomes of it
+//   - pattern.go, condition.go, decide.go: the decision
+//   - explain.go, expect.go: the same for people: why, and is it what I meant?
 package policy
 
 import (
-	"strings"
+	"crypto/x509"
+	_ "embed"
+	"fmt"
+	"sync"
+	"sync/atomic"
 
 	"github.com/fleethub/fleethub/certs/identity"
-	"github.com/fleethub/fleethub/hub/protocol"
 )
 
 // Action is what an identity wants to do with a topic.
 type Action uint8
 
-// The actions. Publish and Receive take a topic name, Subscribe a topic filter.
+// The actions. Publish and Receive take a topic name, Subscribe a topic filter. Rules
+// speak of publish and subscribe; the latter are about Receive, too.
 const (
 	Publish   Action = iota + 1 // send a message, or leave a will
 	Subscribe                   // ask for every message that a filter matches
@@ -40,179 +48,116 @@ func (a Action) String() string {
 	return "unknown"
 }
 
-// Subject is who asks.
+// ParseAction is the inverse of String.
+func ParseAction(word string) (Action, error) {
+	for _, a := range []Action{Publish, Subscribe, Receive} {
+		if a.String() == word {
+			return a, nil
+		}
+	}
+	return 0, fmt.Errorf("%.40q is none of publish, subscribe, receive", word)
+}
+
+// Subject is who asks. Nobody may change what its slices and maps hold.
 type Subject struct {
 	Role identity.Role
 	ID   string
-	// Labels returns the device's labels as the registry has them now. It is
-	// asked only where a group topic is at stake, so that a change of labels
-	// takes effect with the next message. Nil means no labels.
-	Labels func() map[string]string
+	OU   []string // the organizational units of its certificate
+	SAN  []string // the subject alternative names of its certificate, as Names writes them
+
+	// Attributes returns what the registry knows about a device now, false if that can't
+	// be told. It is asked only where a rule depends on it, so that a change of labels
+	// takes effect with the next message. Nil: nothing is known, because there is nothing
+	// to know, as of a service.
+	Attributes func() (Attributes, bool)
+
+	// Unseen is whether the certificate isn't at hand, so that OU and SAN aren't known.
+	Unseen bool
+	// Provisional is whether what isn't known counts in the subject's favour. It is for
+	// deciding what to keep for somebody who is away, where the decision is made again,
+	// without it, before anything is handed out.
+	Provisional bool
+}
+
+// Attributes are what the registry knows about a device.
+type Attributes struct {
+	Labels     map[string]string
+	Model      string
+	Protection string // of the key: tpm, software
+	Batch      string
+	Station    string
+}
+
+// Names returns the subject alternative names of a certificate as rules have them:
+// dns:NAME, ip:ADDRESS, email:ADDRESS, uri:URI.
+func Names(c *x509.Certificate) []string {
+	if c == nil {
+		return nil
+	}
+	names := make([]string, 0, len(c.DNSNames)+len(c.IPAddresses)+len(c.EmailAddresses)+len(c.URIs))
+	for _, n := range c.DNSNames {
+		names = append(names, "dns:"+n)
+	}
+	for _, a := range c.IPAddresses {
+		names = append(names, "ip:"+a.String())
+	}
+	for _, a := range c.EmailAddresses {
+		names = append(names, "email:"+a)
+	}
+	for _, u := range c.URIs {
+		names = append(names, "uri:"+u.String())
+	}
+	return names
 }
 
 // Decision is the answer. The zero value is a denial.
 type Decision struct {
 	Allowed bool
-	// Rule names the rule that allowed, or why none could ("no-rule",
+	// Rule names the rule that allowed or denied, or says why none allowed ("no-rule",
 	// "reserved-topic", "invalid-topic", "invalid-filter", "unknown-role").
 	Rule string
+	// Number is the rule's place in its file, from 1; 0 if no rule decided.
+	Number int
 }
 
-// rule allows what its pattern matches. A pattern is a topic filter in which
-// {id} stands for the subject's own ID and {label} for any of its labels.
-type rule struct {
-	name    string
-	pattern string
+// Shipped returns the file that hub init writes, which is the policy of a hub without
+// one. The caller owns it.
+func Shipped() []byte { return []byte(shipped) }
+
+//go:embed policy.yaml
+var shipped string
+
+// standard is the shipped policy, compiled when it is first needed.
+var standard = sync.OnceValue(func() *Policy {
+	p, err := Parse(Shipped())
+	if err != nil {
+		panic("the policy built into this program is wrong: " + err.Error()) // a test parses it
+	}
+	return p
+})
+
+// Default returns the policy of a hub without a file: the shipped file's.
+func Default() *Policy { return standard() }
+
+// Allow decides by the default policy.
+func Allow(s Subject, a Action, topic string) Decision { return standard().Allow(s, a, topic) }
+
+// Current is the policy in force. Its zero value has the default one. It is safe for
+// concurrent use.
+type Current struct{ p atomic.Pointer[Policy] }
+
+// Policy returns the policy in force.
+func (c *Current) Policy() *Policy {
+	if p := c.p.Load(); p != nil {
+		return p
+	}
+	return standard()
 }
 
-// role is the compiled policy of one role.
-type role struct {
-	write, read []rule
-	share       bool // may take part in shared subscriptions
-}
+// Set puts a policy in force: every decision that begins from now on is by it.
+func (c *Current) Set(p *Policy) { c.p.Store(p) }
 
-// devices and services are the default policy; nothing changes them.
-var (
-	devices = role{
-		write: []rule{
-			{"device-telemetry", "d/{id}/tele/+"},
-			{"device-event", "d/{id}/evt/+"},
-			{"device-result", "d/{id}/res/+"},
-			{"device-reported", "d/{id}/twin/reported"},
-		},
-		read: []rule{
-			{"device-command", "d/{id}/cmd/#"},
-			{"device-desired", "d/{id}/twin/desired"},
-			{"device-system", "d/{id}/sys/#"},
-			{"device-group-command", "g/{label}/cmd/#"},
-		},
-	}
-	services = role{
-		write: []rule{
-			{"service-command", "d/+/cmd/+/+"},
-			{"service-desired", "d/+/twin/desired"},
-			{"service-group-command", "g/+/cmd/+/+"},
-		},
-		read: []rule{
-			{"service-telemetry", "d/+/tele/#"},
-			{"service-event", "d/+/evt/#"},
-			{"service-result", "d/+/res/#"},
-			{"service-reported", "d/+/twin/reported"},
-			{"service-presence", "presence/#"},
-		},
-		share: true,
-	}
-)
-
-// Allow decides whether s may do a with topic, which is a topic filter for
-// Subscribe and a topic name otherwise.
-//
-// A filter is allowed only if one rule allows every topic that the filter
-// matches. So a wildcard can't reach around a rule: "#", "d/+/cmd/#" or
-// "$share/x/d/other/#" from a device are refused, though each of them matches
-// something that the device may read.
-func Allow(s Subject, a Action, topic string) Decision {
-	var own *role
-	switch s.Role {
-	case identity.RoleDevice:
-		own = &devices
-	case identity.RoleService:
-		own = &services
-	default:
-		return Decision{Rule: "unknown-role"}
-	}
-	rules := own.read
-	switch a {
-	case Publish, Receive:
-		if a == Publish {
-			rules = own.write
-		}
-		if strings.HasPrefix(topic, "$") {
-			return Decision{Rule: "reserved-topic"} // $SYS and kin [MQTT-4.7.2-1]
-		}
-		if !ValidName(topic) {
-			return Decision{Rule: "invalid-topic"}
-		}
-	case Subscribe:
-		if !ValidFilter(topic) {
-			return Decision{Rule: "invalid-filter"}
-		}
-		if strings.HasPrefix(topic, "$") {
-			rest, shared := strings.CutPrefix(topic, "$share/")
-			if !shared || !own.share {
-				return Decision{Rule: "reserved-topic"}
-			}
-			_, topic, _ = strings.Cut(rest, "/") // behind the share name
-		}
-	default:
-		return Decision{Rule: "no-rule"}
-	}
-	for i := range rules {
-		if contains(s, rules[i].pattern, topic) {
-			return Decision{Allowed: true, Rule: rules[i].name}
-		}
-	}
-	return Decision{Rule: "no-rule"}
-}
-
-// contains reports whether every topic name that filter matches is matched by
-// pattern. A topic name is a filter that matches itself, so this is also the
-// test of a single message. It compares level by level and gives up at the
-// first level at which filter could match something that pattern doesn't.
-func contains(s Subject, pattern, filter string) bool {
-	for {
-		want, wantRest, wantMore := strings.Cut(pattern, "/")
-		if want == "#" {
-			return true // whatever filter still says, including "#"
-		}
-		got, gotRest, gotMore := strings.Cut(filter, "/")
-		if !levelContains(s, want, got) {
-			return false
-		}
-		if !gotMore {
-			// The end of filter. The parent of a pattern's "#" belongs to it [MQTT-4.7.1-2].
-			return !wantMore || wantRest == "#"
-		}
-		if !wantMore {
-			return false
-		}
-		pattern, filter = wantRest, gotRest
-	}
-}
-
-// levelContains is contains for one level.
-func levelContains(s Subject, want, got string) bool {
-	if got == "#" {
-		return false // matches more levels than any want below
-	}
-	switch want {
-	case "+":
-		return got == "+" || protocol.ValidLevel(got)
-	case "{id}":
-		return got == s.ID
-	case "{label}":
-		return hasLabel(s, got)
-	}
-	return got == want
-}
-
-// hasLabel reports whether level stands for one of the subject's labels. It
-// splits at every '=' rather than build the level of each label, because keys
-// and values are free text that may contain one.
-func hasLabel(s Subject, level string) bool {
-	if s.Labels == nil || !protocol.ValidLevel(level) {
-		return false
-	}
-	labels := s.Labels()
-	for at := strings.IndexByte(level, '='); at >= 0 && at < len(level); {
-		if v, ok := labels[level[:at]]; ok && v == level[at+1:] {
-			return true
-		}
-		next := strings.IndexByte(level[at+1:], '=')
-		if next < 0 {
-			return false
-		}
-		at += 1 + next
-	}
-	return false
+// Allow decides by the policy in force.
+func (c *Current) Allow(s Subject, a Action, topic string) Decision {
+	return c.Policy().Allow(s, a, topic)
 }

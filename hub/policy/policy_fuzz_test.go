@@ -33,12 +33,12 @@ var naivePatterns = map[string]map[Action][]string{
 	},
 	"service": {
 		Publish: {"d/+/cmd/+/+", "d/+/twin/desired", "g/+/cmd/+/+"},
-		Receive: {"d/+/tele/#", "d/+/evt/#", "d/+/res/#", "d/+/twin/reported", "presence/#"},
+		Receive: {"d/+/tele/#", "d/+/evt/#", "d/+/res/#", "d/+/twin/reported", "presence/#", "$SYS/#"},
 	},
 }
 
 func naiveAllow(role string, a Action, name string) bool {
-	if !ValidName(name) || strings.HasPrefix(name, "$") {
+	if !ValidName(name) || a == Publish && strings.HasPrefix(name, "$") {
 		return false
 	}
 	levels := strings.Split(name, "/")

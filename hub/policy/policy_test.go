@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -15,7 +16,7 @@ func pi(labels ...string) Subject {
 			k, v, _ := strings.Cut(l, "=")
 			m[k] = v
 		}
-		s.Labels = func() map[string]string { return m }
+		s.Attributes = func() (Attributes, bool) { return Attributes{Labels: m}, true }
 	}
 	return s
 }
@@ -122,7 +123,10 @@ func TestServiceReadsWhatDevicesSendAndWritesWhatTheyReceive(t *testing.T) {
 		{Subscribe, "d/+/twin/+", ""},
 		{Subscribe, "d/+/twin/desired", ""},
 		{Subscribe, "d/+/cmd/#", ""},
-		{Subscribe, "$SYS/#", ""},
+		{Subscribe, "$SYS/#", "service-system"},
+		{Subscribe, "$SYS/broker/clients/+", "service-system"},
+		{Subscribe, "$OTHER/#", ""},
+		{Publish, "$SYS/broker/version", ""},
 		{Publish, "d/pi-1/cmd/reboot/1", "service-command"},
 		{Publish, "d/pi-1/twin/desired", "service-desired"},
 		{Publish, "g/site=north/cmd/reboot/1", "service-group-command"},
@@ -135,7 +139,7 @@ func TestServiceReadsWhatDevicesSendAndWritesWhatTheyReceive(t *testing.T) {
 		{Receive, "d/pi-1/tele/machine", "service-telemetry"},
 		{Receive, "presence/pi-1", "service-presence"},
 		{Receive, "d/pi-1/cmd/reboot/1", ""},
-		{Receive, "$SYS/broker/version", ""},
+		{Receive, "$SYS/broker/version", "service-system"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.action.String()+" "+tt.topic, func(t *testing.T) {
@@ -167,7 +171,9 @@ func TestOtherRolesHaveNoTopics(t *testing.T) {
 
 func TestLabelMayContainTheSeparator(t *testing.T) {
 	s := pi()
-	s.Labels = func() map[string]string { return map[string]string{"a=b": "c", "x": "y=z"} }
+	s.Attributes = func() (Attributes, bool) {
+		return Attributes{Labels: map[string]string{"a=b": "c", "x": "y=z"}}, true
+	}
 	for topic, want := range map[string]bool{"g/a=b=c/cmd/n/1": true, "g/x=y=z/cmd/n/1": true, "g/a=b/cmd/n/1": false, "g/=/cmd/n/1": false} {
 		if got := Allow(s, Receive, topic); got.Allowed != want {
 			t.Errorf("%s: %+v, want %v", topic, got, want)
@@ -198,10 +204,49 @@ func TestDecisionAllocatesNothing(t *testing.T) {
 	}
 }
 
+// BenchmarkAllow has the decisions that the hub makes all day, by the default policy and
+// by one of a hundred lines for the role, those that matter last.
 func BenchmarkAllow(b *testing.B) {
-	s := pi("site=north")
-	b.ReportAllocs()
-	for b.Loop() {
-		Allow(s, Publish, "d/pi-1/tele/machine")
+	large := "version: 1\nrules:\n"
+	for i := range 50 {
+		large += fmt.Sprintf("- {rule: deny-%d, role: device, deny: [publish, subscribe], when: {label: {plant: p%[1]d}}, topics: 'd/${id}/tele/secret-%[1]d'}\n", i)
+		large += fmt.Sprintf("- {rule: allow-%d, role: device, allow: [publish, subscribe], topics: 'd/${id}/tele/c-%[1]d'}\n", i)
 	}
+	large += "- {rule: cmd, role: device, allow: subscribe, when: {label: {site: north}, model: pi*, protection: tpm}, topics: 'g/site=${label.site}/cmd/#'}\n"
+	policies := []struct {
+		name string
+		p    *Policy
+	}{{"default", Default()}, {"of-100-lines", mustParse(b, large)}}
+	s := pi("site=north")
+	s.OU = []string{"pump"}
+	labels := map[string]string{"site": "north"}
+	s.Attributes = func() (Attributes, bool) {
+		return Attributes{Labels: labels, Model: "pi4", Protection: "tpm"}, true
+	}
+	for _, p := range policies {
+		for _, q := range []struct {
+			name   string
+			action Action
+			topic  string
+		}{
+			{"publish", Publish, "d/pi-1/tele/c-49"}, {"receive", Receive, "g/site=north/cmd/reboot/1"},
+			{"subscribe", Subscribe, "g/site=north/cmd/#"}, {"denied", Publish, "d/pi-2/tele/c-49"},
+		} {
+			b.Run(p.name+"/"+q.name, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					p.p.Allow(s, q.action, q.topic)
+				}
+			})
+		}
+	}
+}
+
+func mustParse(t testing.TB, text string) *Policy {
+	t.Helper()
+	p, err := Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }

@@ -6,14 +6,15 @@ import (
 	"time"
 )
 
-// ErrUnknown is returned by a store that has no record of a device.
-var ErrUnknown = errors.New("unknown device")
+// ErrUnknown is returned by a store that has no such record or document.
+var ErrUnknown = errors.New("no such record")
 
 // Change is what a store makes durable in one transaction: all of it or nothing.
 type Change struct {
 	Devices   []Device      // complete records, which replace older ones of the same ID
 	Sightings []Sighting    // of devices with a record; others are ignored
-	Audit     []AuditRecord // appended in this order; the store numbers them
+	Documents []Document    // put, or removed if without data
+	Audit     []AuditRecord // appended in this order; the store numbers and links them
 }
 
 // Sighting says that a device was connected at a time.
@@ -22,33 +23,22 @@ type Sighting struct {
 	At time.Time
 }
 
-// Outcome says whether what an audit record tells of was done.
-type Outcome string
+// DocumentKind is what a document is.
+type DocumentKind string
 
-// The outcomes. Requested precedes one of the others where the change itself can't be
-// written in the same transaction, such as one to a file: a request that nothing
-// follows is one that the hub did not survive.
+// The kinds of document that a store keeps for the fleet.
 const (
-	OutcomeDone      Outcome = "done"
-	OutcomeRefused   Outcome = "refused"
-	OutcomeRequested Outcome = "requested"
+	KindReceipt  DocumentKind = "receipts"  // signed, kept for ever
+	KindProposal DocumentKind = "proposals" // waits for a second operator
+	KindOrder    DocumentKind = "orders"    // is being carried out; what is here at a start is finished first
 )
 
-// AuditRecord says who did what to which device or other subject, when, from where.
-// Records are appended and never changed.
-type AuditRecord struct {
-	Number  uint64    `json:"number"` // counts from 1 without gaps; set by the store
-	Time    time.Time `json:"time"`
-	Actor   string    `json:"actor"`
-	Address string    `json:"address,omitempty"`
-	Action  string    `json:"action"` // such as device.revoke
-	Device  string    `json:"device,omitempty"`
-	Subject string    `json:"subject,omitempty"` // what it was done to if that is no device, such as issuer bench-1
-	Outcome Outcome   `json:"outcome"`
-	Before  State     `json:"before,omitempty"`
-	After   State     `json:"after,omitempty"`
-	Reason  string    `json:"reason,omitempty"`
-	Detail  string    `json:"detail,omitempty"`
+// Document is a file that a store keeps under a kind and an ID, without looking into
+// it.
+type Document struct {
+	Kind DocumentKind
+	ID   string
+	Data []byte // nil: the document is removed
 }
 
 // ConflictError is a store's refusal to give a certificate's serial number to a

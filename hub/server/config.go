@@ -17,6 +17,7 @@ import (
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/hub/broker"
+	"github.com/fleethub/fleethub/hub/consumer"
 	"github.com/fleethub/fleethub/hub/journal"
 	"github.com/fleethub/fleethub/hub/listener"
 	"github.com/fleethub/fleethub/hub/policy"
@@ -37,13 +38,17 @@ type Config struct {
 	HTTPS       HTTPSConfig   `yaml:"https"`
 	Metrics     MetricsConfig `yaml:"metrics"`
 
+	Policy     PolicyConfig     `yaml:"policy"`
+	Renewal    RenewalConfig    `yaml:"renewal"`
 	Operations OperationsConfig `yaml:"operations"`
 	Journal    JournalConfig    `yaml:"journal"`
 	Log        LogConfig        `yaml:"log"`
 
+	Sinks []consumer.SinkConfig `yaml:"sinks"` // not in the environment
+
 	// Now is the hub's clock; nil is time.Now. For tests.
 	Now func() time.Time `yaml:"-"`
-	// Allow is the policy; nil is the shipped one.
+	// Allow is the policy; nil is that of Policy. For tests.
 	Allow func(policy.Subject, policy.Action, string) policy.Decision `yaml:"-"`
 	// JournalFS is the journal's file system; nil is the real one. For tests of failing disks.
 	JournalFS journal.FS `yaml:"-"`
@@ -101,6 +106,19 @@ type HTTPSConfig struct {
 	Addr string `yaml:"addr"`
 }
 
+// PolicyConfig says who may use which topic.
+type PolicyConfig struct {
+	// File is the policy's file, relative to Dir. "": PolicyFile if there is one, else
+	// the rules built in.
+	File string `yaml:"file"`
+}
+
+// RenewalConfig is how devices renew their certificates.
+type RenewalConfig struct {
+	Lifetime time.Duration `yaml:"lifetime"` // of a certificate that the hub issues
+	Grace    time.Duration `yaml:"grace"`    // how long after its end a certificate may still be renewed
+}
+
 // OperationsConfig is how operators work.
 type OperationsConfig struct {
 	FourEyesOver int `yaml:"four_eyes_over"` // devices; 0: one operator is always enough
@@ -141,6 +159,7 @@ func DefaultConfig(dir string) Config {
 		},
 		HTTPS:   HTTPSConfig{Addr: ":8443"},
 		Metrics: MetricsConfig{Addr: "127.0.0.1:9464"},
+		Renewal: RenewalConfig{Lifetime: 365 * 24 * time.Hour, Grace: 30 * 24 * time.Hour},
 		Journal: JournalConfig{RetainBytes: 1 << 30, RetainAge: 7 * 24 * time.Hour, SegmentSize: 64 << 20, CheckpointAfter: 64 << 20},
 		Log:     LogConfig{Level: "info", Format: "text"},
 	}
@@ -202,6 +221,8 @@ func (c Config) Check() error {
 		{"mqtt.limits.address_rate", limits.AddressRate, 0, 1 << 20},
 		{"mqtt.limits.issuer_burst", limits.IssuerBurst, 0, 1 << 20},
 		{"mqtt.limits.issuer_rate", limits.IssuerRate, 0, 1 << 20},
+		{"renewal.lifetime (s)", int(c.Renewal.Lifetime.Seconds()), 10, 10 * 365 * 24 * 3600},
+		{"renewal.grace (s)", int(c.Renewal.Grace.Seconds()), 0, 10 * 365 * 24 * 3600},
 		{"mqtt.max_connections", c.MQTT.MaxConnections, 1, 1 << 20},
 		{"mqtt.max_packet_size", c.MQTT.MaxPacketSize, 1 << 10, 256 << 20},
 		{"mqtt.handshake_timeout (ms)", int(c.MQTT.HandshakeTimeout.Milliseconds()), 100, 60_000},
@@ -222,6 +243,9 @@ func (c Config) Check() error {
 		if n.value < n.low || n.value > n.up {
 			return fmt.Errorf("%s: %d is not between %d and %d", n.key, n.value, n.low, n.up)
 		}
+	}
+	if err := consumer.CheckSinks(c.Sinks); err != nil {
+		return err
 	}
 	if _, err := mtls.ParseProfile(c.MQTT.TLSProfile); err != nil {
 		return fmt.Errorf("mqtt.tls_profile: %w", err)

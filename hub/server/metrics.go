@@ -131,6 +131,7 @@ func (h *Hub) registerMetrics() {
 	h.metrics.gauge("fleethub_retained", "Retained messages.", func() float64 { return float64(h.broker.Stats().Retained) })
 	h.metrics.gauge("fleethub_queued_bytes", "Messages that wait for sessions, in bytes.", func() float64 { return float64(h.broker.Stats().QueuedBytes) })
 	h.registerJournal()
+	h.metrics.registry.MustRegister(newSinkMetrics(h.sinks))
 	h.metrics.counter("fleethub_sightings_dropped_total", "Last-seen times lost to a full queue.", nil, func() float64 { return float64(h.fleet.DroppedSightings()) })
 	for outcome, count := range map[string]*atomic.Uint64{
 		"minted": &h.codec.Stats.Minted, "fallback": &h.codec.Stats.Fallback, "accepted": &h.codec.Stats.Accepted, "rejected": &h.codec.Stats.Rejected,

@@ -19,7 +19,7 @@ import (
 )
 
 // Reload reads the server certificate, the trust (ca.crt, the hub's issuing CA,
-// issuers/), and of hub.yaml the log level again. Each is taken up or, if it can't be
+// issuers/), the policy, and of hub.yaml the log level and the sinks, with their files, again. Each is taken up or, if it can't be
 // used, stays as it was, with a line in the log. Connections whose trust is unchanged
 // don't notice; those by an issuer that is gone are cut.
 func (h *Hub) Reload() {
@@ -35,6 +35,7 @@ func (h *Hub) Reload() {
 	report("server certificate", h.reloadCertificate())
 	h.decideChain()
 	report("trust", h.reloadTrust(context.Background()))
+	report("policy", h.reloadPolicy(context.Background()))
 	report("settings", h.reloadSettings())
 }
 
@@ -102,6 +103,9 @@ func (h *Hub) reloadSettings() error {
 		return err
 	}
 	h.level.Set(level)
+	if err := h.sinks.Apply(context.Background(), config.Sinks); err != nil {
+		return err
+	}
 	former, next := h.filed, config
 	former.Log.Level, next.Log.Level = "", ""
 	if keys := changed(reflect.ValueOf(former), reflect.ValueOf(next), ""); len(keys) > 0 {
@@ -115,6 +119,9 @@ func changed(a, b reflect.Value, prefix string) (keys []string) {
 	for i := range a.NumField() {
 		tag := a.Type().Field(i).Tag.Get("yaml")
 		if tag == "-" {
+			continue
+		}
+		if a.Field(i).Kind() == reflect.Slice { // the sinks, which are taken up
 			continue
 		}
 		if a.Field(i).Kind() == reflect.Struct {

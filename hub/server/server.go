@@ -29,6 +29,7 @@ import (
 	"github.com/fleethub/fleethub/hub/admission"
 	"github.com/fleethub/fleethub/hub/boltstore"
 	"github.com/fleethub/fleethub/hub/broker"
+	"github.com/fleethub/fleethub/hub/consumer"
 	"github.com/fleethub/fleethub/hub/fleet"
 	"github.com/fleethub/fleethub/hub/journal"
 	"github.com/fleethub/fleethub/hub/listener"
@@ -68,6 +69,10 @@ type Hub struct {
 	tickets     *ticket.Ring
 	codec       *ticket.Codec
 	broker      *broker.Broker
+	policies    policies
+	consumers   *consumer.Consumers
+	sinks       *consumer.Sinks
+	settling    chan string // devices that have connected after a renewal
 	mqtt        *listener.Listener
 	api         *http.Server
 	health      *http.Server
@@ -87,7 +92,7 @@ func New(config Config, logTo io.Writer) (*Hub, error) {
 	if err := config.Check(); err != nil {
 		return nil, command.WithCode(command.BadConfig, err)
 	}
-	h := &Hub{config: config, now: config.Now, metrics: newMetrics(), sessions: &session.Table{}, failed: make(chan error, 1), stop: func() {}}
+	h := &Hub{config: config, now: config.Now, metrics: newMetrics(), sessions: &session.Table{}, settling: make(chan string, settlingQueue), failed: make(chan error, 1), stop: func() {}}
 	if h.now == nil {
 		h.now = time.Now
 	}
@@ -138,6 +143,9 @@ func (h *Hub) load() error {
 	if err := h.checkCertificate(h.now()); err != nil {
 		return command.WithCode(command.BadConfig, err)
 	}
+	if err := h.loadPolicy(); err != nil {
+		return err
+	}
 	// The fleet before anyone who admits, the sessions before the fleet: it must be
 	// able to cut them from its first revocation.
 	if h.store, err = boltstore.Open(filepath.Join(h.config.Dir, storeFile)); err != nil {
@@ -153,7 +161,11 @@ func (h *Hub) load() error {
 	if err != nil {
 		return err
 	}
-	h.admission = admission.New(h.fleet, h.config.Allow)
+	allow := h.config.Allow
+	if allow == nil {
+		allow = h.policies.current.Allow
+	}
+	h.admission = admission.New(h.fleet, allow)
 	h.account = newAccount(h.fleet, h.now, maxAccounts)
 	observer := observer{h.metrics, h.account}
 	state, err := h.openJournal()
@@ -161,11 +173,18 @@ func (h *Hub) load() error {
 		return err
 	}
 	h.broker, err = broker.New(broker.Config{
-		Devices: h.fleet, Allow: h.config.Allow, Journal: h.journal, State: state, Sessions: h.sessions, Seen: h.fleet.Seen, MaxPacketSize: h.config.MQTT.MaxPacketSize,
+		Devices: h.fleet, Allow: allow, Journal: h.journal, State: state, Sessions: h.sessions, Seen: h.seen, MaxPacketSize: h.config.MQTT.MaxPacketSize,
 		Quotas: h.config.MQTT.Quotas.broker(), CheckpointAfter: int64(h.config.Journal.CheckpointAfter),
 		OnRefused: observer.OnRefused, Now: h.now, Log: h.log,
 	})
 	if err != nil {
+		return err
+	}
+	// The policy may have changed while the hub was down.
+	if err := h.policies.revise(context.Background(), new(admin.PolicyReload)); err != nil {
+		return err
+	}
+	if err := h.openConsumers(context.Background()); err != nil {
 		return err
 	}
 	if h.tickets, err = ticket.OpenRing(filepath.Join(h.config.Dir, ticketFile), ticket.Config{Lifetime: h.config.MQTT.TicketLifetime, Now: h.now}); err != nil {
@@ -191,8 +210,9 @@ func (h *Hub) load() error {
 	})
 	h.api = admin.NewServer(admin.Config{
 		Fleet: h.fleet, Verifier: h.verifier, Watch: h.watch, Live: h.live, Backup: h.Backup, Handshakes: h.account.of, Log: h.log,
-		Issuers: issuers{h}, Tickets: h.tickets, TicketStats: &h.codec.Stats, Started: h.started,
-	}, mtls.ServerConfig(mtls.ServerOptions{Certificate: h.presented, Verify: h.verifyAPI}))
+		Consumers: h.consumers, Sinks: h.sinks, Policies: &h.policies, Issuers: issuers{h}, Tickets: h.tickets, TicketStats: &h.codec.Stats, Started: h.started,
+	}, h.apiTLS())
+	h.api.Handler = withEST(h.newEST(), h.api.Handler)
 	h.health = newMetricsServer(h.metrics, h.unready)
 	h.registerMetrics()
 	return nil
@@ -208,11 +228,18 @@ func (h *Hub) verifyMQTT(cs tls.ConnectionState) (mtls.Peer, error) {
 	return peer, h.admission.Check(peer)
 }
 
-// verifyAPI lets in whoever is of this fleet, likewise. The API itself asks each request
-// for an operator's certificate, and says what it misses: an alert could not.
+// verifyAPI lets in whoever is of this fleet, likewise, and whoever shows no certificate.
+// What is behind it asks each request for the certificate it needs, and says what it
+// misses: an alert could not.
 func (h *Hub) verifyAPI(cs tls.ConnectionState) error {
+	if len(cs.PeerCertificates) == 0 {
+		return nil
+	}
 	_, err := h.verifier.Verify(cs, identity.RoleOperator, identity.RoleService, identity.RoleDevice, identity.RoleStation)
 	if refusal, ok := errors.AsType[*mtls.Refusal](err); ok {
+		if h.inGrace(cs.PeerCertificates[0], refusal) {
+			return nil
+		}
 		h.metrics.refused.WithLabelValues("api-" + string(refusal.Reason)).Inc()
 		h.log.Warn("API connection refused", "reason", refusal.Reason, "detail", refusal.Detail)
 	}
@@ -273,10 +300,12 @@ func (h *Hub) Start() error {
 	h.endpoint = Endpoint{PID: os.Getpid(), MQTT: mqtt.Addr().String(), HTTPS: https.Addr().String(), Metrics: metrics.Addr().String()}
 	ctx, stop := context.WithCancel(context.Background())
 	h.stop = stop
+	h.sinks.Start()
 	h.running.Go(func() { h.fail("MQTT", h.mqtt.Serve(mqtt)) })
 	h.running.Go(func() { h.fail("HTTPS", h.api.ServeTLS(https, "", "")) })
 	h.running.Go(func() { h.fail("metrics", h.health.Serve(metrics)) })
 	h.running.Go(func() { h.keepFresh(ctx) })
+	h.running.Go(func() { h.settleRenewals(ctx) })
 	h.running.Go(func() { watchdog(ctx) })
 	h.running.Go(func() { tidy(ctx) })
 	if err := h.writeEndpoint(); err != nil {
@@ -334,6 +363,9 @@ func (h *Hub) Close() {
 			h.health.Close()
 		}
 		h.running.Wait()
+		if h.sinks != nil {
+			h.sinks.Close()
+		}
 		if h.journal != nil {
 			if err := h.journal.Close(); err != nil {
 				h.log.Error("journal not closed", "error", err)

@@ -77,19 +77,37 @@ func newDevice(t testing.TB) device {
 	}}
 }
 
-func mustReserve(t *testing.T, l *Ledger, r Reservation) Record {
+// plenty is more devices than any test makes.
+const plenty = 1 << 30
+
+// order opens an order that lists the IDs.
+func order(t testing.TB, l *Ledger, ids ...string) uint64 {
 	t.Helper()
-	records, err := l.Reserve(noon, r)
+	return mustOpen(t, l, Order{Kind: Imported}, Line{IDs: ids}).Number
+}
+
+func mustOpen(t testing.TB, l *Ledger, o Order, lines ...Line) Order {
+	t.Helper()
+	o, err := l.OpenOrder(noon, o, lines...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func mustReserve(t testing.TB, l *Ledger, r Reservation) Record {
+	t.Helper()
+	records, err := l.Reserve(noon, plenty, r)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return records[0]
 }
 
-func mustIssue(t *testing.T, l *Ledger, id string) device {
+func mustIssue(t testing.TB, l *Ledger, id string) device {
 	t.Helper()
 	d := newDevice(t)
-	r := mustReserve(t, l, Reservation{ID: id, Serial: fmt.Sprintf("%x", id), KeyHash: d.hash})
+	r := mustReserve(t, l, Reservation{Order: order(t, l, id), ID: id, Serial: fmt.Sprintf("%x", id), KeyHash: d.hash})
 	if err := l.Issue(noon, d.cert(id, r.Serial)); err != nil {
 		t.Fatal(err)
 	}
@@ -99,11 +117,12 @@ func mustIssue(t *testing.T, l *Ledger, id string) device {
 func TestReservationRepeatedKeepsItsSerialNumberAndTakesTheNewKey(t *testing.T) {
 	l, path := fresh(t)
 	first, second := newDevice(t), newDevice(t)
-	mustReserve(t, l, Reservation{ID: "a", Serial: "0a", KeyHash: first.hash, Out: "/one"})
+	n := order(t, l, "a")
+	mustReserve(t, l, Reservation{Order: n, ID: "a", Serial: "0a", KeyHash: first.hash, Out: "/one"})
 	l.Close()
 	l = open(t, path)
-	r := mustReserve(t, l, Reservation{ID: "a", Serial: "0b", KeyHash: second.hash, Out: "/two", Model: "m"})
-	if r.Serial != "0a" || r.KeyHash != second.hash || r.Out != "/two" || r.Model != "m" || r.State != Reserved {
+	r := mustReserve(t, l, Reservation{Order: n, ID: "a", Serial: "0b", KeyHash: second.hash, Out: "/two"})
+	if r.Serial != "0a" || r.KeyHash != second.hash || r.Out != "/two" || r.State != Reserved {
 		t.Errorf("reserved again as %+v", r)
 	}
 	if owner, err := l.KeyOwner(first.hash); owner != "" || err != nil {
@@ -115,34 +134,62 @@ func TestReservationRepeatedKeepsItsSerialNumberAndTakesTheNewKey(t *testing.T) 
 	if err := l.Issue(noon, second.cert("a", "0a")); err != nil {
 		t.Error(err)
 	}
+	if o, err := l.Order(n); err != nil || o.Reserved != 1 || o.Issued != 1 || o.Closed() {
+		t.Errorf("%+v %v", o, err)
+	}
+	if err := l.Deliver(noon, "a", "a", "unknown"); err != nil {
+		t.Fatal(err)
+	}
+	if o, err := l.Order(n); err != nil || o.Delivered != 1 || !o.Closed() {
+		t.Errorf("%+v %v", o, err)
+	}
 }
 
 func TestReservationsAreRefusedAllOrNone(t *testing.T) {
 	l, _ := fresh(t)
 	taken := mustIssue(t, l, "taken")
-	batch, err := l.OpenBatch(noon, Batch{Prefix: "sim-", Count: 3, Out: "/out"})
-	if err != nil {
+	run := mustOpen(t, l, Order{Kind: Run, Prefix: "sim-", Out: "/out"}, Line{Pattern: Pattern{"sim-", 5}, Count: 3})
+	n := order(t, l, "good", "b")
+	listed := order(t, l, "listed")
+	closed := order(t, l, "closed")
+	if _, err := l.CloseOrder(noon, closed); err != nil {
 		t.Fatal(err)
 	}
+	guarded := mustOpen(t, l, Order{Kind: Imported}, Line{IDs: []string{"guarded"}, Attributes: Attributes{Protection: TPM}}).Number
+	late := mustOpen(t, l, Order{Kind: Imported}, Line{IDs: []string{"late"}, Attributes: Attributes{NotAfter: noon}}).Number
+	ek := order(t, l, "chip")
+	mustReserve(t, l, Reservation{Order: ek, ID: "chip", Serial: "0c", KeyHash: "chip", EK: "ee"})
 	for name, test := range map[string]struct {
 		bad  Reservation
 		want string
 	}{
-		"issued before":     {Reservation{ID: "taken", Serial: "01", KeyHash: "x"}, "has a certificate already"},
-		"key of another":    {Reservation{ID: "b", Serial: "01", KeyHash: taken.hash}, "is the key of taken"},
-		"kept for a batch":  {Reservation{ID: "sim-00002", Serial: "01", KeyHash: "x"}, "belongs to the unfinished batch sim-00001 to sim-00003"},
-		"of another batch":  {Reservation{ID: "sim-00002", Serial: "01", KeyHash: "x", Batch: batch.Number + 1}, "belongs to the unfinished batch"},
-		"same key for both": {Reservation{ID: "b", Serial: "01", KeyHash: "good"}, "is the key of good"},
+		"issued before":         {Reservation{Order: n, ID: "taken", KeyHash: "x"}, "has a certificate already"},
+		"key of another":        {Reservation{Order: n, ID: "b", KeyHash: taken.hash}, "is the key of taken"},
+		"kept for a batch":      {Reservation{Order: n, ID: "sim-00002", KeyHash: "x"}, "belongs to the unfinished batch sim-00001 to sim-00003"},
+		"of another order":      {Reservation{Order: n, ID: "listed", KeyHash: "x"}, fmt.Sprintf("belongs to the open order %d", listed)},
+		"batch's by a stranger": {Reservation{Order: run.Number, ID: "sim-2", KeyHash: "x"}, "no open order has sim-2"},
+		"closed order":          {Reservation{Order: closed, ID: "closed", KeyHash: "x"}, "is closed"},
+		"no such order":         {Reservation{Order: 99, ID: "b", KeyHash: "x"}, "order 99 is not in the ledger"},
+		"in no order":           {Reservation{Order: n, ID: "x", KeyHash: "x"}, "no open order has x"},
+		"protection":            {Reservation{Order: guarded, ID: "guarded", KeyHash: "x", Protection: Software}, "demands a key in a tpm"},
+		"over":                  {Reservation{Order: late, ID: "late", KeyHash: "x"}, "which is past"},
+		"another's TPM":         {Reservation{Order: n, ID: "b", KeyHash: "x", EK: "ee"}, "the TPM is that of chip"},
+		"same key for both":     {Reservation{Order: n, ID: "b", KeyHash: "good"}, "is the key of good"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			good := Reservation{ID: "good", Serial: "02", KeyHash: "good"}
+			good := Reservation{Order: n, ID: "good", Serial: "02", KeyHash: "good"}
 			if name != "same key for both" {
-				if err := l.Check(good, test.bad); err == nil || !strings.Contains(err.Error(), test.want) {
+				if err := l.Check(noon, plenty, good, test.bad); err == nil || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("check: %v", err)
 				}
 			}
-			if _, err := l.Reserve(noon, good, test.bad); err == nil || !strings.Contains(err.Error(), test.want) {
+			if _, err := l.Reserve(noon, plenty, good, test.bad); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("reserve: %v", err)
+			}
+			if name != "same key for both" {
+				if _, err := l.Reserve(noon, plenty, test.bad); err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("reserve alone: %v", err)
+				}
 			}
 			if _, _, err := l.Device("good"); !errors.Is(err, ErrNotFound) {
 				t.Errorf("the good one was reserved though the other was refused: %v", err)
@@ -151,17 +198,37 @@ func TestReservationsAreRefusedAllOrNone(t *testing.T) {
 	}
 }
 
+func TestBudgetCountsEveryIDOnce(t *testing.T) {
+	l, _ := fresh(t)
+	n := order(t, l, "a", "b", "c")
+	reserve := func(id string) error {
+		_, err := l.Reserve(noon, 2, Reservation{Order: n, ID: id, Serial: "0" + id, KeyHash: id})
+		return err
+	}
+	for _, id := range []string{"a", "b", "a", "b"} {
+		if err := reserve(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := reserve("c"); !errors.Is(err, ErrBudget) || !strings.Contains(err.Error(), "--max-devices") {
+		t.Errorf("the third of two devices: %v", err)
+	}
+	if c, err := l.Count(); c != 2 || err != nil {
+		t.Errorf("%d devices %v", c, err)
+	}
+}
+
 func TestCertificateIsStoredOnlyAsReserved(t *testing.T) {
 	l, _ := fresh(t)
 	d, other := newDevice(t), newDevice(t)
-	mustReserve(t, l, Reservation{ID: "a", Serial: "0a", KeyHash: d.hash})
+	mustReserve(t, l, Reservation{Order: order(t, l, "a"), ID: "a", Serial: "0a", KeyHash: d.hash})
 	for name, cert := range map[string]*x509.Certificate{
 		"other serial number": d.cert("a", "0b"),
 		"other key":           other.cert("a", "0a"),
 		"ID not reserved":     d.cert("b", "0a"),
 	} {
-		if err := l.Issue(noon, cert); err == nil {
-			t.Errorf("%s: stored", name)
+		if err := l.Issue(noon, cert); !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if err := l.Issue(noon, d.cert("a", "0a")); err != nil {
@@ -173,72 +240,6 @@ func TestCertificateIsStoredOnlyAsReserved(t *testing.T) {
 	r, der, err := l.Device("a")
 	if err != nil || r.State != Issued || r.Sequence != 1 || len(der) == 0 || !r.IssuedAt.Equal(noon) {
 		t.Errorf("%+v %d %v", r, len(der), err)
-	}
-}
-
-func TestBatchCountsOnFromEverythingWithItsPrefix(t *testing.T) {
-	l, _ := fresh(t)
-	for _, id := range []string{"sim-00007", "sim-9", "sim-x", "sim-0000000012345678901234567890", "sin-00050"} {
-		mustIssue(t, l, id)
-	}
-	b, err := l.OpenBatch(noon, Batch{Prefix: "sim-", Count: 100, Out: "/a"})
-	if err != nil || b.ID(0) != "sim-00010" || b.ID(99) != "sim-00109" {
-		t.Fatalf("%v %v", b, err)
-	}
-	// Its IDs are taken from now on, though no record has them.
-	b2, err := l.OpenBatch(noon, Batch{Prefix: "sim-", Count: 1, Out: "/b"})
-	if err != nil || b2.ID(0) != "sim-00110" {
-		t.Fatalf("%v %v", b2, err)
-	}
-	for id, want := range map[string]bool{"sim-00010": true, "sim-00109": true, "sim-00009": false, "sim-00110": false, "sim-10": false, "sim-000010": false, "other": false} {
-		if b.Contains(id) != want {
-			t.Errorf("%s: %t", id, !want)
-		}
-	}
-	if _, err := l.OpenBatch(noon, Batch{Prefix: "sim-", Count: MaxCounter, Out: "/c"}); err == nil {
-		t.Error("a batch runs over the end of the counter")
-	}
-	if b3, err := l.OpenBatch(noon, Batch{Prefix: "new.", Count: 100_001, Out: "/c"}); err != nil || b3.ID(100_000) != "new.100001" {
-		t.Errorf("%v %v", b3, err)
-	}
-}
-
-func TestBatchIsFoundOpenBeforeCompleteAndNewestFirst(t *testing.T) {
-	l, _ := fresh(t)
-	if _, err := l.FindBatch("a-", 2, "/o"); !errors.Is(err, ErrNotFound) {
-		t.Fatal(err)
-	}
-	var numbers []uint64
-	for range 3 {
-		b, err := l.OpenBatch(noon, Batch{Prefix: "a-", Count: 2, Out: "/o"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		numbers = append(numbers, b.Number)
-	}
-	for _, step := range []struct{ close, find int }{{-1, 0}, {0, 1}, {2, 1}, {1, 2}} {
-		if step.close >= 0 {
-			if b, err := l.AdvanceBatch(noon, numbers[step.close], 2); err != nil || !b.Closed() {
-				t.Fatal(b, err)
-			}
-		}
-		if b, err := l.FindBatch("a-", 2, "/o"); err != nil || b.Number != numbers[step.find] {
-			t.Errorf("after closing %d: %v %v", step.close, b.Number, err)
-		}
-	}
-	if _, err := l.AdvanceBatch(noon, numbers[0], 2); err == nil {
-		t.Error("a closed batch advanced")
-	}
-	if open, err := l.UnfinishedBatches(); len(open) != 0 || err != nil {
-		t.Error(open, err)
-	}
-}
-
-func TestPrefixMustNotRunIntoTheCounter(t *testing.T) {
-	for prefix, ok := range map[string]bool{"sim-": true, "a": true, "": false, "sim-1": false, "0": false} {
-		if err := ValidPrefix(prefix); (err == nil) != ok {
-			t.Errorf("%q: %v", prefix, err)
-		}
 	}
 }
 
@@ -330,24 +331,25 @@ func TestLedgerIsNeverMadeOrReplacedByOpening(t *testing.T) {
 		t.Error(err)
 	}
 	l, path := fresh(t)
-	if err := l.update(func(tx *bbolt.Tx) error { return tx.Bucket(metaBucket).Put(formatKey, []byte("2")) }); err != nil {
+	if err := l.update(func(tx *bbolt.Tx) error { return tx.Bucket(metaBucket).Put(formatKey, []byte("3")) }); err != nil {
 		t.Fatal(err)
 	}
 	l.Close()
-	if _, err := Open(path); err == nil || !strings.Contains(err.Error(), `has format "2"`) {
+	if _, err := Open(path); err == nil || !strings.Contains(err.Error(), `has format "3"`) {
 		t.Error(err)
 	}
 }
 
 func TestDamagedRecordIsNamed(t *testing.T) {
 	l, _ := fresh(t)
+	n := order(t, l, "a")
 	if err := l.update(func(tx *bbolt.Tx) error { return tx.Bucket(devicesBucket).Put([]byte("a"), []byte("{")) }); err != nil {
 		t.Fatal(err)
 	}
 	for _, err := range []error{
 		l.Devices(func(Record) error { return nil }),
 		func() error { _, _, err := l.Device("a"); return err }(),
-		l.Check(Reservation{ID: "a"}),
+		l.Check(noon, plenty, Reservation{Order: n, ID: "a"}),
 	} {
 		if err == nil || !strings.Contains(err.Error(), `record "a" is damaged`) {
 			t.Error(err)

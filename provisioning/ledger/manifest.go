@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -13,7 +14,8 @@ type Manifest struct {
 	First       uint64    `json:"first"`  // sequence of the first certificate
 	Last        uint64    `json:"last"`   // and of the last one, inclusive
 	CreatedAt   time.Time `json:"created_at"`
-	DeliveredAt time.Time `json:"delivered_at,omitzero"` // zero: it may not have reached its file
+	DeliveredAt time.Time `json:"delivered_at,omitzero"` // zero: it may not have reached its file, or the hub
+	SyncedAt    time.Time `json:"synced_at,omitzero"`    // when a hub said that it has it; zero: none did
 }
 
 // Len returns how many certificates the manifest names.
@@ -50,7 +52,7 @@ func (l *Ledger) CommitManifest(now time.Time, m Manifest) (Manifest, error) {
 			return err
 		}
 		if known && last.DeliveredAt.IsZero() || m.Number != last.Number+1 || m.First != last.Last+1 || m.Last < m.First || m.Last > tx.Bucket(issuedBucket).Sequence() {
-			return fmt.Errorf("manifest %d does not follow manifest %d", m.Number, last.Number)
+			return refused(fmt.Errorf("manifest %d does not follow manifest %d", m.Number, last.Number))
 		}
 		m.CreatedAt, m.DeliveredAt = now.UTC(), time.Time{}
 		if err := tx.Bucket(exportsBucket).Put(number(m.Last), number(m.Number)); err != nil {
@@ -63,18 +65,50 @@ func (l *Ledger) CommitManifest(now time.Time, m Manifest) (Manifest, error) {
 
 // DeliverManifest records that the manifest is durable in its file.
 func (l *Ledger) DeliverManifest(now time.Time, n uint64) error {
+	return l.changeManifest(n, func(m *Manifest) { m.DeliveredAt = now.UTC() })
+}
+
+// SyncManifest records that a hub has taken the manifest.
+func (l *Ledger) SyncManifest(now time.Time, n uint64) error {
+	return l.changeManifest(n, func(m *Manifest) {
+		m.SyncedAt = now.UTC()
+		if m.DeliveredAt.IsZero() {
+			m.DeliveredAt = m.SyncedAt
+		}
+	})
+}
+
+func (l *Ledger) changeManifest(n uint64, change func(*Manifest)) error {
 	return l.update(func(tx *bbolt.Tx) error {
 		var m Manifest
 		known, err := load(tx.Bucket(manifestsBucket), number(n), &m)
+		if err == nil && !known {
+			err = fmt.Errorf("manifest %d is %w", n, ErrNotFound)
+		}
 		if err != nil {
-			return err
+			return refused(err)
 		}
-		if !known {
-			return fmt.Errorf("manifest %d is %w", n, ErrNotFound)
-		}
-		m.DeliveredAt = now.UTC()
+		change(&m)
 		return store(tx.Bucket(manifestsBucket), number(n), m)
 	})
+}
+
+// Unsynced returns the committed manifests that no hub is known to have, by number.
+func (l *Ledger) Unsynced() ([]Manifest, error) {
+	var list []Manifest
+	err := l.view(func(tx *bbolt.Tx) error {
+		return tx.Bucket(manifestsBucket).ForEach(func(n, data []byte) error {
+			var m Manifest
+			if err := json.Unmarshal(data, &m); err != nil {
+				return damaged(n, err)
+			}
+			if m.SyncedAt.IsZero() {
+				list = append(list, m)
+			}
+			return nil
+		})
+	})
+	return list, err
 }
 
 // Manifest returns a committed manifest, or ErrNotFound.
@@ -91,17 +125,21 @@ func (l *Ledger) Manifest(n uint64) (Manifest, error) {
 }
 
 // Entries calls visit with record and certificate of every device a manifest names, in
-// the order of issue. The certificate is visit's to keep.
+// the order of issue. The record is as of that certificate, though it was replaced since. The certificate is visit's to keep.
 func (l *Ledger) Entries(m Manifest, visit func(r Record, der []byte) error) error {
 	return l.view(func(tx *bbolt.Tx) error {
 		for seq := m.First; seq <= m.Last; seq++ {
 			id := tx.Bucket(issuedBucket).Get(number(seq))
 			var record Record
 			known, err := load(tx.Bucket(devicesBucket), id, &record)
+			if err == nil && record.Sequence != seq { // replaced since, or about to be
+				record = Record{}
+				known, err = load(tx.Bucket(historyBucket), number(seq), &record)
+			}
 			if err != nil {
 				return err
 			}
-			der := tx.Bucket(certificatesBucket).Get(id)
+			der := tx.Bucket(certificatesBucket).Get(number(seq))
 			if !known || der == nil {
 				return fmt.Errorf("certificate %d is missing: restore the ledger from a backup", seq)
 			}

@@ -22,6 +22,7 @@ type authority struct {
 	root        *x509.Certificate
 	hubs        []*x509.Certificate // the hub's issuing CAs, for the devices' trust bundle
 	trustDomain string
+	maxDevices  int // IDs that the station may ever make
 }
 
 // bundle is what a device holds its hub against. With the hub's issuing CA in it, the
@@ -38,6 +39,7 @@ type Acceptance struct {
 	Serial          string    `json:"serial"`
 	NotBefore       time.Time `json:"not_before"`
 	NotAfter        time.Time `json:"not_after"`
+	MaxDevices      int       `json:"max_devices"`
 	RootFingerprint string    `json:"root_fingerprint"`
 }
 
@@ -78,10 +80,10 @@ func (s *Station) Accept(file string) (Acceptance, error) {
 	result := Acceptance{
 		Station: s.name, TrustDomain: a.trustDomain, Change: Accepted,
 		Serial: identity.SerialString(ca.SerialNumber), NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
-		RootFingerprint: identity.Fingerprint(a.root),
+		MaxDevices: a.maxDevices, RootFingerprint: identity.Fingerprint(a.root),
 	}
-	if s.authority != nil {
-		if result.Change, err = s.authority.succeed(a); err != nil {
+	if old := s.authority.Load(); old != nil {
+		if result.Change, err = old.succeed(a); err != nil {
 			return Acceptance{}, fmt.Errorf("%s is not accepted: %w", file, err)
 		}
 		if result.Change == Unchanged {
@@ -91,7 +93,7 @@ func (s *Station) Accept(file string) (Acceptance, error) {
 	if err := pemfile.WriteCertificates(filepath.Join(s.dir, authorityFile), append([]*x509.Certificate{ca}, a.bundle()...)...); err != nil {
 		return Acceptance{}, err
 	}
-	s.authority = a
+	s.authority.Store(a)
 	return result, nil
 }
 
@@ -138,7 +140,11 @@ func (s *Station) verifyAuthority(certs []*x509.Certificate) (*authority, error)
 	if err != nil {
 		return nil, err
 	}
-	return &authority{issuer: issuer, root: root, hubs: hubs, trustDomain: ca.PermittedURIDomains[0]}, nil
+	budget, err := deviceBudget(ca)
+	if err != nil {
+		return nil, err
+	}
+	return &authority{issuer: issuer, root: root, hubs: hubs, trustDomain: ca.PermittedURIDomains[0], maxDevices: budget}, nil
 }
 
 func requireKind(cert *x509.Certificate, want identity.IssuerKind, place string) error {
@@ -194,19 +200,22 @@ func (s *Station) loadAuthority() error {
 	if err != nil {
 		return err
 	}
-	if s.authority, err = s.verifyAuthority(certs); err != nil {
+	a, err := s.verifyAuthority(certs)
+	if err != nil {
 		return fmt.Errorf("%s can't be used: %w", path, err)
 	}
+	s.authority.Store(a)
 	return nil
 }
 
 // valid returns the authority if the station has one that may be used now.
 func (s *Station) valid() (*authority, error) {
-	if s.authority == nil {
+	a := s.authority.Load()
+	if a == nil {
 		return nil, errorf(ErrDenied, "station %s has no authority yet: run `hub station authorize --csr %s --out FILE` at the hub, then `provisioning accept --dir %s FILE` here", s.name, filepath.Join(s.dir, csrFile), s.dir)
 	}
-	if err := s.authority.checkClock(s.now()); err != nil {
+	if err := a.checkClock(s.now()); err != nil {
 		return nil, err
 	}
-	return s.authority, nil
+	return a, nil
 }

@@ -13,7 +13,7 @@ import (
 
 // groupSize is how many devices of a batch go through each step together: enough that
 // the fsyncs of a step cost little per device, few enough that progress shows.
-const groupSize = 500
+const groupSize = 1000
 
 // MaxBatch bounds a batch, so that a slip of the finger doesn't fill the disk.
 const MaxBatch = 1_000_000
@@ -39,7 +39,7 @@ type BatchResult struct {
 	Resumed  bool           `json:"resumed"`            // an earlier run began the batch
 	Before   int            `json:"before"`             // devices that earlier runs had completed
 	Lost     []string       `json:"lost,omitempty"`     // IDs issued by a killed run whose keys are gone
-	Others   []ledger.Batch `json:"unfinished_batches"` // of other orders, never nil
+	Others   []ledger.Order `json:"unfinished_batches"` // other batches, never nil
 }
 
 // Batch issues a run of devices. The IDs are fixed before the first is made, counting
@@ -58,11 +58,11 @@ func (s *Station) Batch(ctx context.Context, o BatchOrder, done func(int)) (Batc
 	if o.Out, err = absolute(o.Out); err != nil {
 		return BatchResult{}, err
 	}
-	b, resumed, err := s.openBatch(o)
+	b, resumed, err := s.openBatch(a, o)
 	if err != nil {
 		return BatchResult{}, err
 	}
-	result := BatchResult{First: b.ID(0), Last: b.ID(b.Count - 1), Count: b.Count, Out: b.Out, Resumed: resumed, Before: b.Delivered, Others: []ledger.Batch{}}
+	result := BatchResult{First: b.First, Last: b.Last, Count: b.Count, Out: b.Out, Resumed: resumed, Before: b.Delivered, Others: []ledger.Order{}}
 	for !b.Closed() {
 		if done != nil {
 			done(b.Delivered)
@@ -70,14 +70,18 @@ func (s *Station) Batch(ctx context.Context, o BatchOrder, done func(int)) (Batc
 		if err := ctx.Err(); err != nil {
 			return result, fmt.Errorf("stopped with %d of %d devices complete: repeat the command to finish the batch", b.Delivered, b.Count)
 		}
-		group := batchGroup(b)
+		group, err := s.batchGroup(b)
+		if err != nil {
+			return result, err
+		}
 		if err := s.enrol(a, group); err != nil {
 			return result, fmt.Errorf("batch %s: %w", b, err)
 		}
+		lost := len(result.Lost)
 		if err := result.add(group); err != nil {
 			return result, err
 		}
-		if b, err = s.ledger.AdvanceBatch(s.now(), b.Number, b.Delivered+len(group)); err != nil {
+		if b, err = s.ledger.AdvanceRun(s.now(), b.Number, b.Delivered+len(group), result.Lost[lost:]...); err != nil {
 			return result, err
 		}
 	}
@@ -85,9 +89,15 @@ func (s *Station) Batch(ctx context.Context, o BatchOrder, done func(int)) (Batc
 		done(b.Delivered)
 	}
 	result.Complete = true
-	others, err := s.ledger.UnfinishedBatches()
+	others, err := s.UnfinishedBatches()
 	result.Others = append(result.Others, others...)
 	return result, err
+}
+
+// UnfinishedBatches returns the batches that a repeated command would finish.
+func (s *Station) UnfinishedBatches() ([]ledger.Order, error) {
+	open, err := s.ledger.OpenOrders()
+	return slices.DeleteFunc(open, func(o ledger.Order) bool { return o.Kind != ledger.Run }), err
 }
 
 func (o BatchOrder) validate() error {
@@ -97,39 +107,56 @@ func (o BatchOrder) validate() error {
 	if o.Count < 1 || o.Count > MaxBatch {
 		return errorf(ErrInvalid, "a batch can't have %d devices: give a count from 1 to %d", o.Count, MaxBatch)
 	}
-	longest := ledger.Batch{Prefix: o.Prefix, First: ledger.MaxCounter}
-	if err := identity.ValidID(longest.ID(0)); err != nil {
+	if err := identity.ValidID(o.pattern().ID(ledger.MaxCounter)); err != nil {
 		return errorf(ErrInvalid, "prefix %q can't be used: %w", o.Prefix, err)
 	}
-	return validAttributes(o.Model, o.OU)
+	return validAttributes(ledger.Attributes{Model: o.Model, OU: o.OU})
+}
+
+// counterWidth is how many digits the IDs of a batch have at least.
+const counterWidth = 5
+
+func (o BatchOrder) pattern() ledger.Pattern {
+	return ledger.Pattern{Prefix: o.Prefix, Width: counterWidth}
 }
 
 // openBatch returns the batch the order means, opening it if it is a new one.
-func (s *Station) openBatch(o BatchOrder) (b ledger.Batch, resumed bool, err error) {
-	b, err = s.ledger.FindBatch(o.Prefix, o.Count, o.Out)
+func (s *Station) openBatch(a *authority, o BatchOrder) (b ledger.Order, resumed bool, err error) {
+	b, err = s.ledger.FindRun(o.Prefix, o.Count, o.Out)
 	if err == nil && (!b.Closed() || !o.Again) {
-		if o.Model != b.Model || !slices.Equal(o.OU, b.OU) {
-			return b, true, fmt.Errorf("the batch %s has model %q and OU %q: repeat it with these, or give another --out for other devices", b, b.Model, b.OU)
+		_, has, err := s.ledger.SlotID(b.Number, 0)
+		if err == nil && (o.Model != has.Model || !slices.Equal(o.OU, has.OU)) {
+			err = fmt.Errorf("the batch %s has model %q and OU %q: repeat it with these, or give another --out for other devices", b, has.Model, has.OU)
 		}
-		return b, true, nil
+		return b, true, err
 	}
 	if err != nil && !errors.Is(err, ledger.ErrNotFound) {
 		return b, false, err
 	}
-	b, err = s.ledger.OpenBatch(s.now(), ledger.Batch{Prefix: o.Prefix, Count: o.Count, Out: o.Out, Model: o.Model, OU: o.OU})
+	made, err := s.ledger.Count()
+	if err != nil {
+		return b, false, err
+	}
+	if made+o.Count > a.maxDevices { // before half of it is made
+		return b, false, overBudget(a.maxDevices, made)
+	}
+	b, err = s.ledger.OpenOrder(s.now(), ledger.Order{Kind: ledger.Run, Prefix: o.Prefix, Out: o.Out}, ledger.Line{
+		Pattern: o.pattern(), Count: o.Count, Attributes: ledger.Attributes{Model: o.Model, OU: o.OU},
+	})
 	return b, false, err
 }
 
 // batchGroup returns the batch's next devices.
-func batchGroup(b ledger.Batch) []*enrolment {
+func (s *Station) batchGroup(b ledger.Order) ([]*enrolment, error) {
 	group := make([]*enrolment, 0, groupSize)
 	for i := b.Delivered; i < min(b.Delivered+groupSize, b.Count); i++ {
-		group = append(group, &enrolment{
-			Order: Order{ID: b.ID(i), Out: filepath.Join(b.Out, b.ID(i)), Model: b.Model, OU: b.OU},
-			batch: b.Number,
-		})
+		id, attributes, err := s.ledger.SlotID(b.Number, i)
+		if err != nil {
+			return nil, err
+		}
+		group = append(group, &enrolment{ID: id, Out: filepath.Join(b.Out, id), asked: attributes, order: b.Number})
 	}
-	return group
+	return group, nil
 }
 
 // add counts a group's outcome. A lost device doesn't hold the batch up, since no

@@ -10,8 +10,6 @@ import (
 	"runtime"
 	"slices"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"golang.org/x/sync/errgroup"
 
@@ -21,86 +19,17 @@ import (
 	"github.com/fleethub/fleethub/provisioning/ledger"
 )
 
-// Order is one device to be given a key and a certificate. The ID is the order's and
-// comes from nowhere else.
-type Order struct {
-	ID    string
-	Out   string   // the device's credential folder
-	Model string   // optional, for the manifest
-	OU    []string // optional, into the certificate
-}
-
-// Delivery says what a device got.
-type Delivery struct {
-	ID          string    `json:"id"`
-	Serial      string    `json:"serial"`
-	Fingerprint string    `json:"fingerprint"`
-	NotAfter    time.Time `json:"not_after"`
-	Out         string    `json:"out"`
-	Repeated    bool      `json:"repeated"` // the certificate had been issued before
-}
-
-// Issue gives one device its key, certificate and the root, as DIR/device.key,
-// device.crt and ca.crt. Repeated with the same ID and folder, after a kill or not, it
-// delivers the same certificate. An ID never gets a second one.
-func (s *Station) Issue(o Order) (Delivery, error) {
-	if err := identity.ValidID(o.ID); err != nil {
-		return Delivery{}, errorf(ErrInvalid, "no device can have that ID: %w", err)
-	}
-	if err := validAttributes(o.Model, o.OU); err != nil {
-		return Delivery{}, err
-	}
-	a, err := s.valid()
-	if err != nil {
-		return Delivery{}, err
-	}
-	if o.Out, err = absolute(o.Out); err != nil {
-		return Delivery{}, err
-	}
-	e := &enrolment{Order: o}
-	if err := s.enrol(a, []*enrolment{e}); err != nil {
-		return Delivery{}, err
-	}
-	if e.refusal != nil {
-		return Delivery{}, e.refusal
-	}
-	return Delivery{
-		ID: e.ID, Serial: e.record.Serial, Fingerprint: identity.Fingerprint(e.cert),
-		NotAfter: e.cert.NotAfter, Out: e.Out, Repeated: e.repeated,
-	}, nil
-}
-
-// absolute returns the path as it is recorded. An empty one would be the folder the
-// command happens to run in.
-func absolute(out string) (string, error) {
-	if out == "" {
-		return "", errorf(ErrInvalid, "the name of the folder to write to is empty: give one with --out")
-	}
-	return filepath.Abs(out)
-}
-
-// validAttributes returns nil if model and OU can go into manifests and certificates:
-// printable text of at most 64 characters each (RFC 5280 appendix A).
-func validAttributes(model string, ou []string) error {
-	for _, text := range append([]string{model}, ou...) {
-		if utf8.RuneCountInString(text) > 64 || !utf8.ValidString(text) || slices.ContainsFunc([]rune(text), func(r rune) bool { return !unicode.IsPrint(r) }) {
-			return errorf(ErrInvalid, "model or OU %.80q can't be used: give printable text of at most 64 characters", text)
-		}
-	}
-	if slices.Contains(ou, "") {
-		return errorf(ErrInvalid, "an OU is empty: leave out --ou instead")
-	}
-	return nil
-}
-
 // errLost is in the chain of the refusal of a device that has a certificate but, in its
 // folder, not the key: it can't be delivered, and won't get a second one.
 var errLost = errors.New("it is not issued twice")
 
 // enrolment is one device on its way from order to delivered folder.
 type enrolment struct {
-	Order
-	batch    uint64
+	ID       string
+	Out      string            // the device's credential folder
+	asked    ledger.Attributes // what the command said of it beyond its order, to be held against what was issued
+	order    uint64            // 0: none yet
+	replace  bool              // the certificate is to take the place of another
 	folder   folder
 	record   ledger.Record
 	cert     *x509.Certificate // nil until issued
@@ -120,13 +49,13 @@ func (s *Station) enrol(a *authority, group []*enrolment) error {
 		return err
 	}
 	fresh := slices.DeleteFunc(slices.Clone(group), func(e *enrolment) bool { return e.refusal != nil || e.repeated })
-	if err := s.ledger.Check(reservations(fresh)...); err != nil {
-		return err
+	if err := s.ledger.Check(s.now(), a.maxDevices, reservations(fresh)...); err != nil {
+		return refused(err)
 	}
 	if err := makeKeys(fresh); err != nil {
 		return err
 	}
-	if err := s.reserve(fresh); err != nil {
+	if err := s.reserve(a, fresh); err != nil {
 		return err
 	}
 	if err := s.sign(a, fresh); err != nil {
@@ -165,7 +94,7 @@ func (s *Station) inspect(a *authority, e *enrolment) error {
 		}
 		e.key, e.keyHash = e.folder.key.Public(), e.folder.keyHash
 	}
-	if issued == nil {
+	if issued == nil || e.replace && record.Order != e.order {
 		return nil
 	}
 	e.record, e.cert, e.repeated = record, issued, true
@@ -180,7 +109,7 @@ func (e *enrolment) redeliverable() error {
 		return fmt.Errorf("%s has its certificate already (serial number %s, delivered to %s on %s), and its key is not in %s, so %w: name the folder that has it, or revoke %s at the hub and give the board a new ID",
 			e.ID, e.record.Serial, e.record.Out, stamp(e.record.IssuedAt), e.Out, errLost, e.ID)
 	}
-	if e.Model != "" && e.Model != e.record.Model || len(e.OU) > 0 && !slices.Equal(e.OU, e.record.OU) {
+	if differs(e.asked, e.record.Attributes()) {
 		return fmt.Errorf("%s was issued with model %q and OU %q, which can't be changed: leave out --model and --ou to deliver it again", e.ID, e.record.Model, e.record.OU)
 	}
 	return nil
@@ -189,7 +118,7 @@ func (e *enrolment) redeliverable() error {
 func reservations(group []*enrolment) []ledger.Reservation {
 	rs := make([]ledger.Reservation, len(group))
 	for i, e := range group {
-		rs[i] = ledger.Reservation{ID: e.ID, KeyHash: e.keyHash, Model: e.Model, OU: e.OU, Out: e.Out, Batch: e.batch}
+		rs[i] = ledger.Reservation{Order: e.order, ID: e.ID, KeyHash: e.keyHash, Protection: ledger.Software, Out: e.Out}
 	}
 	return rs
 }
@@ -222,7 +151,7 @@ func makeKeys(group []*enrolment) error {
 	return files.commit()
 }
 
-func (s *Station) reserve(group []*enrolment) error {
+func (s *Station) reserve(a *authority, group []*enrolment) error {
 	if len(group) == 0 {
 		return nil
 	}
@@ -234,11 +163,11 @@ func (s *Station) reserve(group []*enrolment) error {
 		}
 		rs[i].Serial = identity.SerialString(serial)
 	}
-	records, err := s.ledger.Reserve(s.now(), rs...)
+	records, err := s.ledger.Reserve(s.now(), a.maxDevices, rs...)
 	for i := range records {
 		group[i].record = records[i]
 	}
-	return err
+	return refused(err)
 }
 
 // sign makes the certificates and stores them in the ledger. One that was signed but
@@ -247,17 +176,8 @@ func (s *Station) sign(a *authority, group []*enrolment) error {
 	if len(group) == 0 {
 		return nil
 	}
-	err := each(group, func(e *enrolment) error {
-		id, err := identity.New(a.trustDomain, identity.RoleDevice, e.ID)
-		if err != nil {
-			return err
-		}
-		id.OU = e.OU
-		serial, ok := new(big.Int).SetString(e.record.Serial, 16)
-		if !ok {
-			return fmt.Errorf("the ledger's serial number of %s is damaged: restore the ledger from a backup", e.ID)
-		}
-		e.cert, err = a.issuer.Issue(issuance.Request{Profile: issuance.DeviceProfile(), Identity: id, PublicKey: e.key, Serial: serial})
+	err := each(group, func(e *enrolment) (err error) {
+		e.cert, err = a.certify(s.now(), e.record, e.key)
 		return err
 	})
 	if err != nil {
@@ -268,6 +188,27 @@ func (s *Station) sign(a *authority, group []*enrolment) error {
 		certs[i] = e.cert
 	}
 	return s.ledger.Issue(s.now(), certs...)
+}
+
+// certify signs the certificate that the record reserves. Everything in it but the key
+// is the record's, which has it from the order.
+func (a *authority) certify(now time.Time, r ledger.Record, key crypto.PublicKey) (*x509.Certificate, error) {
+	id, err := identity.New(a.trustDomain, identity.RoleDevice, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	id.OU = r.OU
+	serial, ok := new(big.Int).SetString(r.Serial, 16)
+	if !ok {
+		return nil, fmt.Errorf("the ledger's serial number of %s is damaged: restore the ledger from a backup", r.ID)
+	}
+	request := issuance.Request{Profile: issuance.DeviceProfile(), Identity: id, PublicKey: key, Serial: serial}
+	if !r.NotAfter.IsZero() {
+		if request.Valid = r.NotAfter.Sub(now); request.Valid <= 0 {
+			return nil, errorf(ErrDenied, "the order's certificates were to end on %s, which is past", stamp(r.NotAfter))
+		}
+	}
+	return a.issuer.Issue(request)
 }
 
 // deliver writes certificate and root into each folder that has not both.

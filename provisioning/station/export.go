@@ -77,16 +77,21 @@ func (s *Station) Reexport(number uint64, out string) (Exported, error) {
 	return s.write(a, m, path, true)
 }
 
-func (s *Station) write(a *authority, m ledger.Manifest, path string, repeated bool) (Exported, error) {
+// signed returns the manifest as it goes to a hub.
+func (s *Station) signed(a *authority, m ledger.Manifest) ([]byte, error) {
 	list := manifest.Manifest{TrustDomain: a.trustDomain, Station: s.name, Number: m.Number, CreatedAt: m.CreatedAt}
 	err := s.ledger.Entries(m, func(r ledger.Record, der []byte) error {
-		list.Devices = append(list.Devices, manifest.Entry{Certificate: der, Model: r.Model, Protection: "software"})
+		list.Devices = append(list.Devices, manifest.Entry{Certificate: der, Model: r.Model, Labels: r.Labels, Protection: string(r.Protection), Supersedes: r.Supersedes})
 		return nil
 	})
 	if err != nil {
-		return Exported{}, err
+		return nil, err
 	}
-	signed, err := manifest.Sign(list, []*x509.Certificate{a.issuer.Certificate()}, s.key)
+	return manifest.Sign(list, []*x509.Certificate{a.issuer.Certificate()}, s.key)
+}
+
+func (s *Station) write(a *authority, m ledger.Manifest, path string, repeated bool) (Exported, error) {
+	signed, err := s.signed(a, m)
 	if err != nil {
 		return Exported{}, err
 	}

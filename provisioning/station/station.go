@@ -15,6 +15,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fleethub/fleethub/certs/identity"
@@ -35,7 +37,7 @@ const (
 var (
 	ErrNotFound = errors.New("not found") // no station, file, folder or manifest of that name
 	ErrInvalid  = errors.New("invalid")   // an ID, name, count or the like that can't be used
-	ErrDenied   = errors.New("denied")    // no authority, one outside its validity, one that is not ours
+	ErrDenied   = errors.New("denied")    // no authority, one outside its validity or budget, one that is not ours; no order
 )
 
 // kindError is an error of one of these kinds, whose text is the sentence alone.
@@ -51,14 +53,16 @@ func errorf(kind error, format string, args ...any) error {
 }
 
 // Station is an open station folder. It holds the ledger's lock until Close, so there
-// is one at a time. It is not safe for concurrent use.
+// is one at a time. It is safe for concurrent use, but that one folder of a device can't
+// be worked at by two.
 type Station struct {
 	dir       string
 	name      string
 	key       crypto.Signer
 	ledger    *ledger.Ledger
-	authority *authority // nil until Accept
+	authority atomic.Pointer[authority] // nil until Accept
 	now       func() time.Time
+	serving   sync.Mutex // held while the server's key is made
 }
 
 // Created says what Init made.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -72,7 +73,7 @@ func authorized(t testing.TB, s *Station, fleet *certtest.Fleet, now func() time
 func TestDeviceOfTheStationIsTrustedByTheHub(t *testing.T) {
 	s, fleet := bench(t)
 	out := filepath.Join(t.TempDir(), "D")
-	d, err := s.Issue(Order{ID: "a", Out: out, OU: []string{"press"}})
+	d, err := s.Issue(DeviceOrder{ID: "a", Out: out, OU: []string{"press"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,10 +101,14 @@ func TestDeviceOfTheStationIsTrustedByTheHub(t *testing.T) {
 // the folder is another one by then.
 func TestReservedSerialNumberIsUsedByTheRepetition(t *testing.T) {
 	s, _ := bench(t)
-	if _, err := s.ledger.Reserve(time.Now(), ledger.Reservation{ID: "a", Serial: "0badcafe", KeyHash: "of a key that was lost"}); err != nil {
+	o, err := s.ledger.OpenOrder(time.Now(), ledger.Order{Kind: ledger.Single}, ledger.Line{IDs: []string{"a"}})
+	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := s.Issue(Order{ID: "a", Out: filepath.Join(t.TempDir(), "D")})
+	if _, err := s.ledger.Reserve(time.Now(), 1, ledger.Reservation{Order: o.Number, ID: "a", Serial: "0badcafe", KeyHash: "of a key that was lost"}); err != nil {
+		t.Fatal(err)
+	}
+	d, err := s.Issue(DeviceOrder{ID: "a", Out: filepath.Join(t.TempDir(), "D")})
 	if err != nil || d.Serial != "0badcafe" || d.Repeated {
 		t.Errorf("%+v %v", d, err)
 	}
@@ -124,7 +129,7 @@ func TestNothingIsSignedOutsideTheAuthoritysValidity(t *testing.T) {
 			s := open(t, dir, func() time.Time { return test.now })
 			defer s.Close()
 			out := filepath.Join(t.TempDir(), "D")
-			_, err := s.Issue(Order{ID: "a", Out: out})
+			_, err := s.Issue(DeviceOrder{ID: "a", Out: out})
 			_, batchErr := s.Batch(context.Background(), BatchOrder{Prefix: "a-", Count: 1, Out: out}, nil)
 			_, exportErr := s.Export(out)
 			for _, err := range []error{err, batchErr, exportErr} {
@@ -142,7 +147,7 @@ func TestNothingIsSignedOutsideTheAuthoritysValidity(t *testing.T) {
 func TestRenewedAuthorityServesDevicesOfTheOldOne(t *testing.T) {
 	s, fleet := bench(t)
 	out := filepath.Join(t.TempDir(), "D")
-	first, err := s.Issue(Order{ID: "a", Out: out})
+	first, err := s.Issue(DeviceOrder{ID: "a", Out: out})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +159,7 @@ func TestRenewedAuthorityServesDevicesOfTheOldOne(t *testing.T) {
 	if err := os.Remove(filepath.Join(out, deviceCertFile)); err != nil {
 		t.Fatal(err)
 	}
-	again, err := s.Issue(Order{ID: "a", Out: out})
+	again, err := s.Issue(DeviceOrder{ID: "a", Out: out})
 	if err != nil || again.Fingerprint != first.Fingerprint {
 		t.Fatal(again, err)
 	}
@@ -197,15 +202,19 @@ func TestBatchStopsBetweenGroupsAndIsFinishedByRepetition(t *testing.T) {
 func TestBatchNamesDevicesWhoseKeysAreLost(t *testing.T) {
 	s, _ := bench(t)
 	o := BatchOrder{Prefix: "sim-", Count: 3, Out: filepath.Join(t.TempDir(), "out")}
-	b, _, err := s.openBatch(o)
-	if err != nil {
-		t.Fatal(err)
-	}
 	a, err := s.valid()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.enrol(a, batchGroup(b)[:2]); err != nil {
+	b, _, err := s.openBatch(a, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, err := s.batchGroup(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.enrol(a, group[:2]); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.RemoveAll(filepath.Join(o.Out, "sim-00002")); err != nil {
@@ -260,27 +269,28 @@ func FuzzAccept(f *testing.F) {
 	f.Add(pemfile.EncodeCertificates(fleet.Device("a").Leaf, fleet.Root.Certificate()))
 	f.Add([]byte("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"))
 	file := filepath.Join(f.TempDir(), "file")
-	before := s.authority
+	before := s.authority.Load()
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if err := os.WriteFile(file, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.Accept(file); err != nil {
-			if s.authority != before {
+			if s.authority.Load() != before {
 				t.Error("a refused file changed the authority")
 			}
 			return
 		}
-		ca := s.authority.issuer.Certificate()
+		ca := s.authority.Load().issuer.Certificate()
 		if err := ca.CheckSignatureFrom(fleet.Root.Certificate()); err != nil {
 			t.Errorf("accepted though not by the root: %v", err)
 		}
-		before = s.authority
+		before = s.authority.Load()
 	})
 }
 
 func BenchmarkBatch(b *testing.B) {
 	s, _ := bench(b)
+	s.authority.Load().maxDevices = math.MaxInt32
 	out := b.TempDir()
 	for i := 0; b.Loop(); i++ {
 		o := BatchOrder{Prefix: "sim-", Count: 1000, Out: filepath.Join(out, fmt.Sprint(i))}

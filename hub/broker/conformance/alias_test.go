@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/fleethub/fleethub/hub/wire"
 )
@@ -14,6 +15,8 @@ func aliasRules() []rule {
 		{"", "MQTT-3.3.2-12", everyAnnouncedAliasIsTaken},
 		{"", "MQTT-3.1.2-26 MQTT-3.3.2-11", hubKeepsToTheClientsMaximum},
 		{"", "MQTT-3.1.2-27", hubSendsNoAliasUnasked},
+		{"", "alias-is-authorized", aliasIsAuthorized},
+		{"", "alias-of-a-dropped-message", aliasOfADroppedMessage},
 	}
 }
 
@@ -112,5 +115,32 @@ func hubSendsNoAliasUnasked(x *exam) {
 		if m := p.sub.take(); m.Alias != 0 || m.Topic != p.topic("a") {
 			x.Fatalf("got %s", describe(m))
 		}
+	}
+}
+
+// aliasIsAuthorized as the topic that it stands for, each time.
+func aliasIsAuthorized(x *exam) {
+	d := x.device()
+	w := x.watch(d)
+	s := x.service()
+	if s.connect().TopicAliasMaximum == 0 {
+		return
+	}
+	for _, topic := range []string{"d/" + d.id + "/tele/a", "", ""} {
+		if code := s.try(&wire.Publish{Topic: topic, Alias: 1, QoS: 1, Payload: []byte("forged")}); code != wire.NotAuthorized {
+			x.Fatalf("topic %q was answered with %#x", topic, code)
+		}
+	}
+	nothingFrom(d, w)
+}
+
+// aliasOfADroppedMessage: what was too large to send has told the client of no alias.
+func aliasOfADroppedMessage(x *exam) {
+	p := x.pair(maximum(200), func(c *wire.Connect) { c.TopicAliasMaximum = 10 })
+	p.sub.subscribe(p.all(), 1)
+	p.pub.publish(p.topic("a"), strings.Repeat("x", 300), 1)
+	p.pub.publish(p.topic("a"), "small", 1)
+	if m := p.sub.takePayload("small"); m.Topic != p.topic("a") {
+		x.Fatalf("got %s, want its topic in full", describe(m))
 	}
 }

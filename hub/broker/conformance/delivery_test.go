@@ -99,4 +99,10 @@ func subscriptionIdentifiersComeWithTheMessage(x *exam) {
 	check("b", 8)
 	ask(p.all(), 0) // has none any more
 	check("b")
+	p.retained("kept", "kept", 1)
+	p.sub.takePayload("kept")
+	ask(p.topic("kept"), 9) // brings the retained message for this subscription
+	if m := p.sub.takePayload("kept"); !slices.Equal(m.SubIDs, []int{9}) {
+		x.Fatalf("the retained message came with identifiers %v", m.SubIDs)
+	}
 }

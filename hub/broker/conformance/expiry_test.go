@@ -40,6 +40,8 @@ func messagesExpire(x *exam) {
 		&wire.Publish{Topic: p.mark(), Payload: []byte("retained, expires"), QoS: 1, Expiry: &second, Retain: true},
 		&wire.Publish{Topic: p.topic("a"), Payload: []byte("forever"), QoS: 1},
 	)
+	other := x.pair()
+	other.pub.publishAll(&wire.Publish{Topic: other.topic("a"), Payload: []byte("retained, keeps"), QoS: 1, Expiry: &minute, Retain: true})
 	x.elapse(2)
 	p.comeBack(persistent)
 	for range 2 {
@@ -54,4 +56,8 @@ func messagesExpire(x *exam) {
 	p.nothing()
 	p.sub.subscribe(p.mark(), 1)
 	p.nothing()
+	other.sub.subscribe(other.all(), 1)
+	if m := other.sub.takePayload("retained, keeps"); m.Expiry == nil || *m.Expiry > 58 || *m.Expiry < 40 {
+		x.Fatalf("got %s with expiry %v, want what is left of 60 seconds after 2", describe(m), m.Expiry)
+	}
 }

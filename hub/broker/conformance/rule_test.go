@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"flag"
 	"strings"
 	"testing"
 
@@ -9,7 +10,13 @@ import (
 	"github.com/fleethub/fleethub/hub/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain lets many rules run at once, for most of their time is waiting.
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // rule is one obligation of a server and its test.
 type rule struct {
@@ -74,6 +81,7 @@ func examine(t *testing.T, h *hub, themes []theme) {
 	t.Helper()
 	for _, theme := range themes {
 		t.Run(theme.name, func(t *testing.T) {
+			t.Parallel()
 			for _, version := range []byte{wire.V311, wire.V5} {
 				t.Run(versionName(version), func(t *testing.T) {
 					for _, rule := range theme.rules {

@@ -23,6 +23,8 @@ func unnumberedRules() []rule {
 		{"", "shared-not-retained", sharedGetsNothingRetained},
 		{"", "no-matching-subscribers", nobodySubscribed},
 		{"", "will-delay-ends-with-session", willDelayEndsWithTheSession},
+		{"", "shared-beside-own", sharedBesideOwn},
+		{"mixed-versions", "mixed-versions", versionsMix},
 	}
 }
 
@@ -265,4 +267,42 @@ func willDelayEndsWithTheSession(x *exam) {
 		d.hangUp()
 		w.takePayload("last words")
 	}
+}
+
+// sharedBesideOwn: a shared subscription and one of the client's own are two.
+func sharedBesideOwn(x *exam) {
+	g := x.group(1, 1)
+	m := g.members[0]
+	m.subscribe("d/"+g.device.id+"/tele/+", 0)
+	g.say("twice", 1)
+	if one, two := m.takePayload("twice"), m.takePayload("twice"); one.QoS+two.QoS != 1 {
+		x.Fatalf("got %s and %s, want QoS 0 and 1", describe(one), describe(two))
+	}
+}
+
+// versionsMix: a message goes from either version to the other, with its properties where there is room for them; so does a session.
+func versionsMix(x *exam) {
+	other := &exam{T: x.T, hub: x.hub, version: wire.V311 + wire.V5 - x.version}
+	p := x.pair(persistent)
+	p.sub.subscribe(p.all(), 2)
+	foreign := other.service()
+	foreign.connect()
+	minute := uint32(60)
+	for qos := range byte(3) {
+		m := &wire.Publish{Topic: p.topic("a"), QoS: qos, Payload: []byte("across")}
+		if other.version == wire.V5 {
+			m.Props, m.Expiry = fullProperties(), &minute
+		}
+		foreign.publishAll(m)
+		if m := p.sub.takePayload("across"); m.QoS != qos {
+			x.Fatalf("got %s", describe(m))
+		}
+	}
+	p.sub.hangUp()
+	p.pub.publish(p.topic("a"), "for the other version", 1)
+	p.sub = other.dial(p.sub.credential)
+	if p.sub.connect(persistent); !p.sub.sessionPresent() {
+		x.Fatal("the session of the other version is gone")
+	}
+	p.sub.takePayload("for the other version")
 }

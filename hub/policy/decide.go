@@ -1,0 +1,139 @@
+package policy
+
+import (
+	"strings"
+
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/hub/protocol"
+	"github.com/fleethub/fleethub/hub/topic"
+)
+
+// maxLevels is that of package topic: no valid name or filter has more.
+const maxLevels = 16
+
+// question is what is asked, taken apart once for all rules. It lives on the stack.
+type question struct {
+	subject *Subject
+	levels  [maxLevels]string
+	n       int  // levels in use, without a '#'
+	rest    bool // a '#' follows them
+	system  bool // it begins with '$'
+	shared  bool // it was a shared subscription
+
+	asked, known bool // the registry
+	registry     Attributes
+}
+
+// split takes a valid name, or a valid filter without its share, apart.
+func (q *question) split(name string) bool {
+	q.system = name[0] == '$'
+	for {
+		level, behind, more := strings.Cut(name, "/")
+		if level == "#" && !more {
+			q.rest = true
+			return true
+		}
+		if q.n == maxLevels {
+			return false
+		}
+		q.levels[q.n] = level
+		q.n++
+		if !more {
+			return true
+		}
+		name = behind
+	}
+}
+
+// attributes asks the registry, once a question.
+func (q *question) attributes() (*Attributes, bool) {
+	if !q.asked {
+		q.asked, q.known = true, true
+		if q.subject.Attributes != nil {
+			q.registry, q.known = q.subject.Attributes()
+		}
+	}
+	return &q.registry, q.known
+}
+
+// value returns what a part of a level stands for: no if there is nothing, or nothing
+// that can be a topic level.
+func (q *question) value(p *part) (string, verdict) {
+	value := p.text
+	switch p.variable {
+	case none:
+		return value, yes
+	case ofID:
+		return q.subject.ID, verdictOf(q.subject.ID != "") // an ID is a level by its grammar
+	case ofLabel:
+		a, known := q.attributes()
+		if !known {
+			return "", unknown
+		}
+		value = a.Labels[p.text]
+	}
+	return value, verdictOf(protocol.ValidLevel(value))
+}
+
+// Allow decides whether s may do a with topic, which is a topic filter for Subscribe and
+// a topic name otherwise.
+//
+// A name is denied if a deny rule matches it, and else allowed if an allow rule does. A
+// filter is denied if a deny rule matches any topic that it matches, and else allowed if
+// one topic line of one allow rule matches all of them. So a wildcard can't reach around a
+// rule: "#", "d/+/cmd/#" or "$share/x/d/other/#" from a device are refused by the default
+// policy, though each of them matches something that the device may read.
+func (p *Policy) Allow(s Subject, a Action, name string) Decision {
+	q := question{subject: &s} // set here, or s would move to the heap
+	side, refusal := p.ask(&q, a, name)
+	if side == nil {
+		return Decision{Rule: refusal}
+	}
+	for i := range side.deny {
+		if l := &side.deny[i]; !l.pattern.misses(&q) && l.pattern.meets(&q, l.rule) && l.rule.applies(&q) {
+			return Decision{Rule: l.rule.name, Number: l.rule.number}
+		}
+	}
+	for i := range side.allow {
+		if l := &side.allow[i]; !l.pattern.misses(&q) && (!q.shared || l.rule.shared) && l.pattern.covers(&q, l.rule) && l.rule.applies(&q) {
+			return Decision{Allowed: true, Rule: l.rule.name, Number: l.rule.number}
+		}
+	}
+	return Decision{Rule: "no-rule"}
+}
+
+// ask prepares a question and returns the rules to put it to, or why there are none.
+func (p *Policy) ask(q *question, a Action, name string) (*side, string) {
+	role := deviceRole
+	switch q.subject.Role {
+	case identity.RoleDevice:
+	case identity.RoleService:
+		role = serviceRole
+	default:
+		return nil, "unknown-role"
+	}
+	side := &p.tables[role].subscribe
+	switch a {
+	case Publish, Receive:
+		if a == Publish {
+			if strings.HasPrefix(name, "$") {
+				return nil, "reserved-topic" // $SYS and kin [MQTT-4.7.2-1]
+			}
+			side = &p.tables[role].publish
+		}
+		if !topic.ValidName(name) {
+			return nil, "invalid-topic"
+		}
+	case Subscribe:
+		if !topic.ValidFilter(name) {
+			return nil, "invalid-filter"
+		}
+		_, name, q.shared = topic.CutShare(name)
+	default:
+		return nil, "no-rule"
+	}
+	if !q.split(name) {
+		return nil, "invalid-topic"
+	}
+	return side, ""
+}

@@ -1,0 +1,139 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/fleethub/fleethub/certs/est"
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/certs/issuance"
+	"github.com/fleethub/fleethub/certs/tpm/attestation"
+	"github.com/fleethub/fleethub/provisioning/ledger"
+	"github.com/fleethub/fleethub/provisioning/station"
+)
+
+// retryBusy is what a board is told to wait that meets another request of its own, or a
+// full store of challenges; retryAuthority one that meets a station that may not issue.
+const (
+	retryBusy      = time.Second
+	retryAuthority = time.Minute
+)
+
+func (s *Server) enroll(_ context.Context, r est.Request) (est.Answer, error) {
+	return s.enrol(r.Address, station.Applicant{CSR: r.CSR, Token: secret(r.Token), Claim: r.Peer})
+}
+
+func (s *Server) reenroll(_ context.Context, r est.Request) (est.Answer, error) {
+	return s.enrol(r.Address, station.Applicant{CSR: r.CSR, Current: r.Peer})
+}
+
+// challenge begins an attested enrolment. Only who has a credential that is still good
+// is worth the work.
+func (s *Server) challenge(_ context.Context, x est.Exchange) ([]byte, error) {
+	request, err := attestation.ParseRequest(x.JSON)
+	if err != nil {
+		return nil, s.refuse(x.Address, err)
+	}
+	csr, err := issuance.ParseCSR(request.CSR)
+	if err != nil {
+		return nil, s.refuse(x.Address, err)
+	}
+	if err := s.config.Station.Admits(station.Applicant{CSR: csr, Token: secret(x.Token), Claim: x.Peer}, ledger.TPM); err != nil {
+		return nil, s.refuse(x.Address, err)
+	}
+	challenge, err := s.config.Attestation.Begin(request, s.binding)
+	if err != nil {
+		return nil, s.refuse(x.Address, err)
+	}
+	return json.Marshal(challenge)
+}
+
+func (s *Server) enrollAttested(_ context.Context, x est.Exchange) (est.Answer, error) {
+	answer, err := attestation.ParseAnswer(x.JSON)
+	if err != nil {
+		return est.Answer{}, s.refuse(x.Address, err)
+	}
+	evidence, err := s.config.Attestation.Finish(answer, s.binding)
+	if err != nil {
+		return est.Answer{}, s.refuse(x.Address, err)
+	}
+	csr, err := issuance.ParseCSR(evidence.CSR.Raw)
+	if err != nil {
+		return est.Answer{}, s.refuse(x.Address, err)
+	}
+	return s.enrol(x.Address, station.Applicant{CSR: csr, Token: secret(x.Token), Claim: x.Peer, EK: evidence.EK()})
+}
+
+// secret takes a token as it was told or its secret alone.
+func secret(text string) string {
+	if t, err := est.ParseToken(text); err == nil {
+		return t.Secret
+	}
+	return text
+}
+
+func (s *Server) enrol(address string, p station.Applicant) (est.Answer, error) {
+	e, err := s.config.Station.Enrol(p)
+	if err != nil {
+		return est.Answer{}, s.refuse(address, err)
+	}
+	serial := identity.SerialString(e.Certificate.SerialNumber)
+	s.config.Log.Info("device enrolled", "device", e.ID, "serial", serial, "protection", e.Protection, "address", address, "repeated", e.Repeated, "supersedes", e.Supersedes)
+	return est.Answer{Certificate: e.Certificate, Sent: func() {
+		if err := s.config.Station.Delivered(e.ID); err != nil {
+			s.config.Log.Error("the certificate was delivered, and the ledger doesn't say so", "device", e.ID, "error", err)
+		}
+		s.config.OnEvent(Event{At: time.Now(), Address: address, ID: e.ID, Serial: serial, Protection: string(e.Protection), Repeated: e.Repeated})
+	}}, nil
+}
+
+// refuse gives an error its status code. One that is the station's own fault stays as it
+// is, for the log.
+func (s *Server) refuse(address string, err error) error {
+	refusal := refusalOf(err)
+	if refusal == nil {
+		s.config.OnEvent(Event{At: time.Now(), Address: address, Reason: "internal", Detail: "the station could not do it; its log says why"})
+		return err
+	}
+	s.config.OnEvent(Event{At: time.Now(), Address: address, Reason: refusal.Reason, Detail: refusal.Detail})
+	return refusal
+}
+
+func refusalOf(err error) *est.Refusal {
+	refusal := func(status int, reason string, retry time.Duration) *est.Refusal {
+		return &est.Refusal{Status: status, Reason: reason, Detail: err.Error(), RetryAfter: retry}
+	}
+	if r, ok := errors.AsType[*attestation.Refusal](err); ok {
+		switch {
+		case errors.Is(err, attestation.Malformed):
+			return refusal(http.StatusBadRequest, string(r.Reason), 0)
+		case errors.Is(err, attestation.Busy):
+			return refusal(http.StatusServiceUnavailable, string(r.Reason), retryBusy)
+		}
+		return refusal(http.StatusForbidden, string(r.Reason), 0)
+	}
+	switch {
+	case errors.Is(err, ledger.ErrCredential):
+		return refusal(http.StatusUnauthorized, "credential", 0)
+	case errors.Is(err, ledger.ErrBusy):
+		return refusal(http.StatusServiceUnavailable, "busy", retryBusy)
+	case errors.Is(err, ledger.ErrBudget):
+		return refusal(http.StatusForbidden, "budget", 0)
+	case errors.Is(err, ledger.ErrConflict):
+		return refusal(http.StatusForbidden, "conflict", 0)
+	case errors.Is(err, ledger.ErrRefused):
+		return refusal(http.StatusForbidden, "order", 0)
+	case errors.Is(err, station.ErrDenied), errors.Is(err, issuance.ErrAuthority):
+		return &est.Refusal{
+			Status: http.StatusServiceUnavailable, Reason: "authority", RetryAfter: retryAuthority,
+			Detail: fmt.Sprintf("the station may not issue now: %v", err),
+		}
+	case errors.Is(err, issuance.ErrKey), errors.Is(err, issuance.ErrRequest):
+		return refusal(http.StatusBadRequest, "request", 0)
+	}
+	return nil
+}
