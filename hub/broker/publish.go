@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -276,7 +277,8 @@ func (p *publication) Committed(err error) {
 		b.withdraw(p)
 		if c != nil {
 			c.flow.done(m.size)
-			if c.unaccepted(m.QoS, p.id, err) != nil {
+			// In doubt, the record may yet come back: told nothing, the sender asks again.
+			if errors.Is(err, journal.ErrInDoubt) || c.unaccepted(m.QoS, p.id, err) != nil {
 				c.conn.Close()
 			}
 		}

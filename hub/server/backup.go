@@ -190,13 +190,10 @@ func Restore(dir string, backup io.Reader, replace bool, now time.Time) (Restore
 	return r, pemfile.SyncDir(dir)
 }
 
-// notRunning is an error if a hub runs in the folder.
+// notRunning is an error if a hub has the folder's store open. What else is wrong with
+// the store is no matter: it is about to be put aside.
 func notRunning(dir string) error {
-	_, running, err := ReadEndpoint(dir)
-	if err != nil {
-		return err
-	}
-	if running {
+	if err := boltstore.Check(filepath.Join(dir, storeFile)); errors.Is(err, boltstore.ErrLocked) {
 		return fmt.Errorf("a hub runs in %s: stop it first", dir)
 	}
 	return nil
