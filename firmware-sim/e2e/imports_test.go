@@ -39,6 +39,10 @@ var houseRules = []rule{
 	{"hub/policy", under(certs, hubLow, []string{"hub/fleet", "hub/admission"}), "rules over identities and topics"},
 	{"hub/admission", under(certs, hubLow, []string{"hub/fleet", "hub/policy"}), "asks who may come in, knows no socket"},
 	{"hub/ingest", under(certs, hubLow, []string{"hub/journal"}), "durable acceptance: records over the journal"},
+	{"hub/consumer", under(certs, hubLow, []string{"hub/journal", "hub/ingest"}), "readers of the journal, whoever shows or sends what they read"},
+	{"hub/status", under(certs, hubLow, []string{"hub/fleet"}), "what others may know of certificates, from the registry"},
+	{"hub/why", under(certs, hubLow), "remembers in words, knows no socket"},
+	{"hub/clones", under(certs, hubLow), "counts what devices do, knows no socket"},
 	{"hub/boltstore", under(certs, hubLow, hubMiddle), "satisfies its users' interfaces without importing the rooms beside it"},
 	{"hub/listener", under(certs, hubLow, hubMiddle), "accepts connections, knows no MQTT session"},
 	{"hub/broker/conformance", []string{"certs", "hub"}, "tests a whole hub from outside"},
@@ -58,7 +62,7 @@ var (
 	floor0    = []string{"certs/identity", "certs/revocation", "certs/pemfile"}
 	certs     = []string{"certs"}
 	hubLow    = []string{"hub/registry", "hub/topic", "hub/wire", "hub/ticket", "hub/session", "hub/protocol"}
-	hubMiddle = []string{"hub/fleet", "hub/policy", "hub/admission", "hub/ingest"}
+	hubMiddle = []string{"hub/fleet", "hub/policy", "hub/admission", "hub/ingest", "hub/consumer", "hub/status", "hub/why", "hub/clones"}
 )
 
 // onlyRooms names the rooms that may import a dependency: one owner each, so that it can be replaced there.
@@ -74,8 +78,9 @@ var onlyRooms = []struct {
 	{"github.com/google/go-tpm", []string{"certs/tpm"}, "TPM marshalling stays in one room"},
 	{"github.com/foxboron/go-tpm-keyfiles", []string{"certs/tpm"}, "key files are of a TPM"},
 	{"github.com/google/go-attestation", []string{"certs/tpm"}, "what is demanded of a TPM is in one room"},
+	{"github.com/boombuler/barcode", []string{"provisioning/label"}, "what is printed on a board has one owner"},
 	{"github.com/smallstep/pkcs7", []string{"certs/est"}, "CMS stays where EST is"},
-	{"github.com/go-jose", []string{"certs/manifest", "hub/console"}, "JOSE stays where signatures are"},
+	{"github.com/go-jose", []string{"certs/manifest", "certs/receipt", "hub/console"}, "JOSE stays where signatures are"},
 	{"github.com/spf13/cobra", []string{"=hub", "=provisioning", "=device-agent", "=firmware-sim", "certs/command"}, "command lines are the programs' outermost layer"},
 	{"github.com/vbauerster/mpb", []string{"firmware-sim", "=provisioning"}, "progress bars are for a person at a terminal"},
 	{"github.com/gopacket", []string{"hub/capture"}, "packets are taken apart in one room"},
