@@ -1,6 +1,9 @@
 package consumer
 
 import (
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -36,4 +39,30 @@ func benchmarkFeed(b *testing.B, filter string, part int) {
 		b.Fatalf("%d messages", got)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/message")
+}
+
+// BenchmarkSink delivers messages of 128 bytes, 100 at a time, to an HTTPS server in the same process, places stored in a
+// real store.
+func BenchmarkSink(b *testing.B) {
+	r := newRig(b)
+	taken := make(chan struct{}, 1)
+	web := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, request *http.Request) {
+		body, err := io.ReadAll(request.Body)
+		if err != nil || strings.Contains(string(body), `"last"`) {
+			taken <- struct{}{}
+		}
+	}))
+	defer web.Close()
+	config := r.sinkAt(web, "warehouse")
+	s := NewSinks(SinksConfig{Consumers: r.consumers, Dir: r.dir})
+	defer s.Close()
+	r.must(s.Apply(b.Context(), []SinkConfig{config}))
+	for range b.N {
+		r.from(ingest.Sender{Role: ingest.SenderDevice, ID: "pi-1"}, "d/pi-1/tele", strings.Repeat("x", 128))
+	}
+	r.publish("pi-1", "last")
+	b.ResetTimer()
+	s.Start()
+	<-taken
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "messages/s")
 }

@@ -291,6 +291,52 @@ func TestNamesAndFiltersThatAreNone(t *testing.T) {
 	}
 }
 
+func TestWhoWasMovedMeanwhileStoresNothing(t *testing.T) {
+	r := newRig(t)
+	r.publish("pi-1", numbered(0, 5)...)
+	_, err := r.consumers.Create(t.Context(), "a", "#", 1)
+	r.must(err)
+	held, err := r.consumers.entry("a")
+	r.must(err)
+	one := held.Consumer
+	one.Next = 2
+	held, err = r.consumers.advance(t.Context(), held, one) // its own step is no move
+	r.must(err)
+	_, err = r.consumers.Move(t.Context(), "a", 2, 4, "")
+	r.must(err)
+	one.Next = 3
+	if _, err := r.consumers.advance(t.Context(), held, one); !errors.Is(err, ErrMoved) {
+		t.Errorf("stored all the same: %v", err)
+	}
+	if is, err := r.consumers.Get("a"); err != nil || is.Next != 4 {
+		t.Errorf("%+v, %v", is, err)
+	}
+	held, err = r.consumers.entry("a")
+	r.must(err)
+	r.must(r.consumers.Delete(t.Context(), "a", 4))
+	if _, err := r.consumers.advance(t.Context(), held, one); !errors.Is(err, ErrMoved) {
+		t.Errorf("a consumer that was removed came back: %v", err)
+	}
+}
+
+func TestMessagesStayWhatTheyAreWhenMoreAreRead(t *testing.T) {
+	r := newRig(t)
+	f := r.consumers.Feed("#", 0)
+	defer f.Close()
+	var want []string
+	var kept []Message
+	for i := range 20 { // each is read by itself, into the buffer of the one before
+		want = append(want, strings.Repeat(string(rune('A'+i)), 1000))
+		r.publish("pi-1", want[i])
+		m, err := f.Next(t.Context())
+		r.must(err)
+		kept = append(kept, m)
+	}
+	if got := payloads(kept); !slices.Equal(got, want) {
+		t.Errorf("got %.3q, want %.3q", got, want)
+	}
+}
+
 func TestAPlaceAfterTheJournalsEndIsPutBackToIt(t *testing.T) {
 	r := newRig(t)
 	end := r.publish("pi-1", "a", "b") + 1

@@ -96,12 +96,14 @@ func (b *receiver) count() int {
 }
 
 // sink is a configuration that posts to the receiver.
-func (r *rig) sink(b *receiver, name string) SinkConfig {
+func (r *rig) sink(b *receiver, name string) SinkConfig { return r.sinkAt(b.web, name) }
+
+func (r *rig) sinkAt(web *httptest.Server, name string) SinkConfig {
 	r.t.Helper()
-	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b.web.Certificate().Raw})
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw})
 	r.must(os.WriteFile(filepath.Join(r.dir, "ca.pem"), ca, 0o644))
 	r.must(os.WriteFile(filepath.Join(r.dir, "secret"), []byte(secret+"\n"), 0o600))
-	return SinkConfig{Name: name, URL: b.web.URL + "/in?token=hidden", SecretFile: "secret", CAFile: "ca.pem", MaxWait: time.Millisecond}
+	return SinkConfig{Name: name, URL: web.URL + "/in?token=hidden", SecretFile: "secret", CAFile: "ca.pem", MaxWait: time.Millisecond}
 }
 
 // sinks runs sinks until the test's end.

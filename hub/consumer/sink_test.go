@@ -88,7 +88,7 @@ func TestWhatWasPostedJustBeforeAKillIsPostedAgainUnderTheSameID(t *testing.T) {
 			return false
 		})
 		config := r.sink(b, "warehouse")
-		config.Batch = 10 + round // a batch stays what it was
+		config.Batch = 10 + round // and another after the kill: the batch stays what it was
 		s := r.sinks(r.reopened(store), config)
 		before := b.count()
 		r.publish("pi-1", numbered(100*round, 100*round+35)...)
@@ -96,6 +96,7 @@ func TestWhatWasPostedJustBeforeAKillIsPostedAgainUnderTheSameID(t *testing.T) {
 		s.Close()
 		r.publish("pi-1", numbered(100*round+35, 100*round+100)...)
 		b.answering(nil)
+		config.Batch = 3
 		s = r.sinks(r.reopened(r.store), config)
 		until(t, "all is delivered", func() bool { return len(b.got()) >= 100*(round+1) })
 		s.Close()
@@ -292,6 +293,14 @@ func TestAReceiverThatAnybodyCouldBeGetsNothing(t *testing.T) {
 	until(t, "it fails", func() bool { return strings.Contains(s.Stats()[0].LastError, "certificate") })
 	if b.count() != 0 {
 		t.Error("something was posted")
+	}
+}
+
+func TestASignatureIsWhatTheDocumentSays(t *testing.T) {
+	// printf '1767225600.[{"position":1}]' | openssl dgst -sha256 -hmac 0123456789abcdef
+	const want = "t=1767225600,v1=522b32348853a4d11b058810c761bcff7cd97999bb5a8de75a47e0c0cc949a75"
+	if got := Sign([]byte("0123456789abcdef"), []byte(`[{"position":1}]`), time.Unix(1767225600, 999)); got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
 }
 
