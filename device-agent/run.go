@@ -33,6 +33,9 @@ The agent never gives up: after a lost connection it retries within a second,
 then more and more slowly up to every five minutes. A device that the hub
 refuses says why as far as it can know, and asks again now and then.
 
+The certificate is renewed at two thirds of its lifetime, for a new key in the TPM or
+file where the old one is. The old one stays in DIR until the hub has taken the new.
+
 The TLS session is saved in DIR, so that the first connect after a reboot is a
 resumption too: sealed by the machine's TPM 2.0 if it has one, else as a file
 like the key's. The TLS profiles: constrained is TLS 1.3 with P-256 and nothing
@@ -50,6 +53,16 @@ else, default offers X25519 and speaks TLS 1.2 too, pq adds X25519MLKEM768, if t
 			}
 			if err := agent.CheckTPM(config.TPM); err != nil {
 				return command.Errorf(command.Usage, "--tpm: %w", err)
+			}
+			switch config.Renewal {
+			case "":
+				config.Renewal = agent.RenewalURL(config.Hub)
+			case "off":
+				config.Renewal = ""
+			default:
+				if err := agent.CheckRenewal(config.Renewal); err != nil {
+					return command.Errorf(command.Usage, "--renewal: %w", err)
+				}
 			}
 			var err error
 			if config.Profile, err = mtls.ParseProfile(profile); err != nil {
@@ -69,6 +82,7 @@ else, default offers X25519 and speaks TLS 1.2 too, pq adds X25519MLKEM768, if t
 	flags.DurationVar(&config.Interval, "interval", 10*time.Second, "`time` between two readings")
 	flags.DurationVar(&config.RefusedRetry, "refused-retry", 5*time.Minute, "least `time` before a refused device asks again; the most is three times that")
 	flags.StringVar(&config.TPM, "tpm", agent.TPMAuto, "what seals the saved TLS session: auto, off or the `address` of a TPM")
+	flags.StringVar(&config.Renewal, "renewal", "", "`URL` at which the certificate is renewed, or off (default https://HOST:8443 with the host of --hub)")
 	flags.StringVar(&profile, "tls-profile", string(mtls.ProfileDefault), "default, constrained or pq")
 	for _, name := range []string{"dir", "hub"} {
 		if err := c.MarkFlagRequired(name); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/fleethub/fleethub/device-agent/agent"
 	"github.com/fleethub/fleethub/device-agent/keystore"
 	"github.com/fleethub/fleethub/device-agent/link"
+	"github.com/fleethub/fleethub/device-agent/renewal"
 	"github.com/spf13/cobra"
 )
 
@@ -93,6 +94,9 @@ func writeLast(row func(name, format string, args ...any), s agent.Snapshot, now
 			row("problem", "%s", t.Problem)
 		}
 	}
+	if r := s.Renewal; r != nil {
+		row("renewal", "%s", renewalState(*r))
+	}
 	row("readings", "%d acknowledged, %d not, %d given up without a connection", s.Readings.Acknowledged, s.Readings.Unacknowledged, s.Readings.NotConnected)
 	if f := l.LastFailure; f != nil {
 		row("last failure", "%s: %s", stamp(f.At), f.Error())
@@ -129,6 +133,19 @@ func ready(t keystore.SessionStats) string {
 		return "none for the next connect"
 	}
 	return "ready for the next connect since " + stamp(t.Since)
+}
+
+// renewalState says how the renewal of the certificate stands.
+func renewalState(r renewal.Status) string {
+	switch {
+	case r.Staged:
+		return "the next certificate is here; it is put in place once the hub has taken it"
+	case r.Failure != "":
+		return fmt.Sprintf("failed, next try at %s: %s", stamp(r.Retry), r.Failure)
+	case r.Due.IsZero():
+		return "not looked at yet"
+	}
+	return "due at " + stamp(r.Due)
 }
 
 func protection(p keystore.Protection) string {

@@ -151,6 +151,7 @@ func runIssue(w io.Writer, output *command.Output, name string, role identity.Ro
 	if err != nil {
 		return err
 	}
+	ca = ca.Publishing(config.Status.Publication(ca.Certificate()))
 	roots, err := trustBundle(o.dir)
 	if err != nil {
 		return err

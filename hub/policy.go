@@ -334,8 +334,8 @@ func knownOf(who policy.Who) string {
 			words = append(words, of.name+" "+strings.Join(of.values, ", "))
 		}
 	}
-	if label := pairs(who.Label); label != "" {
-		words = append(words, "label "+label)
+	if len(who.Label) > 0 {
+		words = append(words, "label "+pairs(who.Label))
 	}
 	return strings.Join(words, "; ")
 }

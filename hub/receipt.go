@@ -268,6 +268,8 @@ func writeSessions(row func(name, format string, args ...any), r fleet.Receipt) 
 	switch {
 	case r.SessionsClosed > 0:
 		row("sessions closed", "%d, the last at %s", r.SessionsClosed, stamp(r.LastSessionClosedAt))
+	case r.Interrupted:
+		row("sessions closed", "all, as the hub stopped")
 	case r.ID != "":
 		row("sessions closed", "0, it was not connected")
 	default:

@@ -15,12 +15,12 @@ import (
 )
 
 func newServe() *cobra.Command {
-	var dir, mqttAddr, httpsAddr, metricsAddr string
+	var dir, mqttAddr, httpsAddr, metricsAddr, statusAddr string
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the hub until SIGTERM or Ctrl-C",
 		Long: `Runs the hub: MQTT over mutual TLS, the operators' HTTPS API, and metrics. SIGHUP
-reloads certificates, stations' issuers and the log level; SIGTERM closes every
+reloads certificates, stations' issuers, the policy and the log level; SIGTERM closes every
 connection in order and ends. Under systemd it reports when it is ready.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -32,7 +32,7 @@ connection in order and ends. Under systemd it reports when it is ready.`,
 				name  string
 				value string
 				into  *string
-			}{{"mqtt-addr", mqttAddr, &config.MQTT.Addr}, {"https-addr", httpsAddr, &config.HTTPS.Addr}, {"metrics-addr", metricsAddr, &config.Metrics.Addr}} {
+			}{{"mqtt-addr", mqttAddr, &config.MQTT.Addr}, {"https-addr", httpsAddr, &config.HTTPS.Addr}, {"metrics-addr", metricsAddr, &config.Metrics.Addr}, {"status-addr", statusAddr, &config.Status.Addr}} {
 				if !c.Flags().Changed(f.name) {
 					continue
 				}
@@ -52,6 +52,7 @@ connection in order and ends. Under systemd it reports when it is ready.`,
 	c.Flags().StringVar(&mqttAddr, "mqtt-addr", defaults.MQTT.Addr, "`HOST:PORT` for devices and services")
 	c.Flags().StringVar(&httpsAddr, "https-addr", defaults.HTTPS.Addr, "`HOST:PORT` for operators")
 	c.Flags().StringVar(&metricsAddr, "metrics-addr", defaults.Metrics.Addr, "`HOST:PORT` for /metrics, /livez and /readyz, in plain HTTP")
+	c.Flags().StringVar(&statusAddr, "status-addr", defaults.Status.Addr, "`HOST:PORT` for CRLs and OCSP, in plain HTTP (default none)")
 	return c
 }
 

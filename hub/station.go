@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
@@ -23,10 +24,11 @@ import (
 type authorizeOptions struct {
 	dir, root, csr, out string
 	valid               command.Duration
+	maxDevices          int
 }
 
 func newStation(output *command.Output) *cobra.Command {
-	group := &cobra.Command{Use: "station", Short: "Factory stations: authorize one to issue device certificates"}
+	group := newRoleCommand(output, identity.RoleStation, issuance.StationProfile(), "Factory stations: authorize one to issue device certificates, and one to send its manifests")
 	o := authorizeOptions{valid: command.Duration(issuance.FactoryIssuerProfile().Lifetime())}
 	authorize := &cobra.Command{
 		Use:   "authorize",
@@ -34,7 +36,9 @@ func newStation(output *command.Output) *cobra.Command {
 		Long: `Signs the issuing CA of a factory station from its request (provisioning init wrote
 it) with the fleet's root key, and makes the hub know it. The station may issue device
 certificates, and nothing else, until the authority ends; the devices' certificates
-live longer. Before you hand the authority out, compare the key's fingerprint with
+live longer. It is written into the authority for how many devices it is: the station
+keeps to it, and the hub takes no manifest that goes beyond. Devices count over all
+renewals of an authority, new certificates for them don't. Before you hand the authority out, compare the key's fingerprint with
 what provisioning init printed at the station.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return runAuthorize(c.OutOrStdout(), output, o) },
@@ -44,6 +48,7 @@ what provisioning init printed at the station.`,
 	authorize.MarkFlagRequired("csr")
 	outFlag(authorize, &o.out, "`file` for the authority, to carry back to the station; never overwritten")
 	authorize.Flags().Var(&o.valid, "valid", "how long the station may issue")
+	authorize.Flags().IntVar(&o.maxDevices, "max-devices", issuance.DefaultDevices, "how many devices the station may make, over all renewals of its authority")
 	authorize.Flags().StringVar(&o.root, "root", "", "`folder` of the root's key and certificate, if moved away (default DIR/root)")
 	group.AddCommand(authorize)
 	return group
@@ -56,10 +61,14 @@ type authorized struct {
 	Serial      string    `json:"serial"`
 	Fingerprint string    `json:"fingerprint"`
 	NotAfter    time.Time `json:"not_after"`
+	MaxDevices  int       `json:"max_devices"`
 	Out         string    `json:"out"`
 }
 
 func runAuthorize(w io.Writer, output *command.Output, o authorizeOptions) error {
+	if o.maxDevices < 1 || o.maxDevices > math.MaxInt32 {
+		return command.Errorf(command.Usage, "--max-devices %d: a number between 1 and %d is required", o.maxDevices, math.MaxInt32)
+	}
 	config, err := loadConfig(o.dir)
 	if err != nil {
 		return err
@@ -95,7 +104,7 @@ func runAuthorize(w io.Writer, output *command.Output, o authorizeOptions) error
 	if _, err := os.Lstat(o.out); err == nil {
 		return fmt.Errorf("%s already exists and is not overwritten: name another file with --out", o.out)
 	}
-	cert, err := root.IssueCA(issuance.CARequest{Kind: identity.KindFactory, Name: name, TrustDomain: config.TrustDomain, PublicKey: csr.PublicKey, Valid: time.Duration(o.valid)})
+	cert, err := root.IssueCA(issuance.CARequest{Kind: identity.KindFactory, Name: name, TrustDomain: config.TrustDomain, PublicKey: csr.PublicKey, Valid: time.Duration(o.valid), MaxDevices: o.maxDevices})
 	if err != nil {
 		return err
 	}
@@ -120,10 +129,10 @@ func runAuthorize(w io.Writer, output *command.Output, o authorizeOptions) error
 	if err := pemfile.WriteCertificates(o.out, append([]*x509.Certificate{cert}, bundle...)...); err != nil {
 		return err
 	}
-	r := authorized{Station: name, KeyHash: identity.KeyFingerprint(csr.RawSubjectPublicKeyInfo), Serial: identity.SerialString(cert.SerialNumber), Fingerprint: identity.Fingerprint(cert), NotAfter: cert.NotAfter, Out: o.out}
+	r := authorized{Station: name, KeyHash: identity.KeyFingerprint(csr.RawSubjectPublicKeyInfo), Serial: identity.SerialString(cert.SerialNumber), Fingerprint: identity.Fingerprint(cert), NotAfter: cert.NotAfter, MaxDevices: o.maxDevices, Out: o.out}
 	return output.Print(w, r, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "station %s may issue devices of %s until %s\nkey SHA-256          %s (is it what the station printed?)\ncertificate SHA-256  %s\n\nNext, at the station:\n  provisioning accept --dir S %s\n",
-			name, config.TrustDomain, r.NotAfter.Format(time.RFC3339), r.KeyHash, r.Fingerprint, o.out)
+		_, err := fmt.Fprintf(w, "station %s may issue devices of %s until %s, at most %d\nkey SHA-256          %s (is it what the station printed?)\ncertificate SHA-256  %s\n\nNext, at the station:\n  provisioning accept --dir S %s\n",
+			name, config.TrustDomain, r.NotAfter.Format(time.RFC3339), r.MaxDevices, r.KeyHash, r.Fingerprint, o.out)
 		return err
 	})
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/fleethub/fleethub/provisioning/screen"
 	"github.com/fleethub/fleethub/provisioning/station"
 )
 
@@ -26,9 +27,11 @@ func require(c *cobra.Command, flags ...string) {
 }
 
 // host is what a command finds in its context that the server carries out for another
-// process: the station that the server has open, and where the other process is.
+// process: the station that the server has open, what it has refused, and where the
+// other process is.
 type host struct {
 	station *station.Station
+	screen  *screen.Screen
 	dir     string
 }
 

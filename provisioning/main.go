@@ -40,6 +40,8 @@ boards enrol over the bench LAN against the orders that 'order import' opened, a
 		claimCommand(output),
 		replaceCommand(output),
 		serveCommand(output),
+		labelCommand(output),
+		reportCommand(output),
 		syncCommand(output),
 		command.Version(c, output),
 	)

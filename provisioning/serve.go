@@ -7,20 +7,23 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/vbauerster/mpb/v8/cwriter"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fleethub/fleethub/certs/command"
 	"github.com/fleethub/fleethub/certs/est"
+	"github.com/fleethub/fleethub/provisioning/label"
 	"github.com/fleethub/fleethub/provisioning/ledger"
 	"github.com/fleethub/fleethub/provisioning/server"
 	"github.com/fleethub/fleethub/provisioning/station"
 )
 
 func serveCommand(output *command.Output) *cobra.Command {
-	var dir, listen, allow string
-	var hosts, cas []string
+	var o serveOptions
+	var labels, format string
 	c := &cobra.Command{
 		Use:   "serve --dir S",
 		Short: "Enrol boards over the bench LAN (EST) until stopped",
@@ -33,31 +36,46 @@ With --tpm-ca or --ek-allow a board's TPM can vouch for its key: by its endorsem
 certificate, or because its endorsement key is on a list. Without either every key counts
 as one in a file, and orders that demand a TPM can't be served.
 
-While it runs the other commands work as ever: it carries them out.`,
+While it runs the other commands work as ever: it carries them out.
+
+In a terminal it shows a line a board. A browser on the bench LAN finds a page at the same
+address: green or red, what to do next, the order's progress, labels and the shift report.
+Nothing can be changed there, and no secret is on it.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			log := newLog(c.ErrOrStderr(), output)
-			s, err := station.Open(dir, nil)
+			if labels != "" {
+				target, err := label.ParseTarget(labels, label.Format(format))
+				if err != nil {
+					return command.WithCode(command.Usage, err)
+				}
+				o.print = target
+			}
+			s, err := station.Open(o.dir, nil)
 			if errors.Is(err, ledger.ErrLocked) {
 				return fmt.Errorf("%w, or a server runs there already", err)
 			}
 			if err != nil {
 				return coded(err)
 			}
-			err = serve(c.Context(), s, serveOptions{dir: dir, listen: listen, hosts: hosts, cas: cas, allow: allow, log: log, ready: func(r ready) error {
+			o.log = newLog(c.ErrOrStderr(), output)
+			o.terminal = liveView(c.OutOrStdout(), output)
+			o.ready = func(r ready) error {
 				return output.Print(c.OutOrStdout(), r, func(w io.Writer) error {
-					_, err := fmt.Fprintf(w, "station %s enrols boards at https://%s\n  pin  %s\n", r.Station, r.Address, r.Pin)
+					_, err := fmt.Fprintf(w, "station %s enrols boards at https://%s\n  pin  %s\n  a page for the bench is there, too\n", r.Station, r.Address, r.Pin)
 					return err
 				})
-			}})
+			}
+			err = serve(c.Context(), s, o)
 			return errors.Join(coded(err), s.Close())
 		},
 	}
-	dirFlag(c, &dir)
-	c.Flags().StringArrayVar(&cas, "tpm-ca", nil, "a `file` or folder with CA certificates of TPM manufacturers; may be repeated")
-	c.Flags().StringVar(&allow, "ek-allow", "", "a `file` with the SHA-256 of an endorsement key on each line, of TPMs without certificate")
-	c.Flags().StringVar(&listen, "listen", ":9443", "`address` to listen at")
-	c.Flags().StringArrayVar(&hosts, "host", nil, "a `name` or address that boards or EST clients call this machine by; may be repeated")
+	dirFlag(c, &o.dir)
+	c.Flags().StringArrayVar(&o.cas, "tpm-ca", nil, "a `file` or folder with CA certificates of TPM manufacturers; may be repeated")
+	c.Flags().StringVar(&o.allow, "ek-allow", "", "a `file` with the SHA-256 of an endorsement key on each line, of TPMs without certificate")
+	c.Flags().StringVar(&o.listen, "listen", ":9443", "`address` to listen at")
+	c.Flags().StringArrayVar(&o.hosts, "host", nil, "a `name` or address that boards, tablets or EST clients call this machine by; may be repeated")
+	c.Flags().StringVar(&labels, "labels", "", "print each new board's label: `tcp://HOST[:PORT]` of a printer's raw socket, or a file, device or folder")
+	c.Flags().StringVar(&format, "label-format", "", "the labels' `format`: png, svg or zpl (default: zpl for a printer, else what the file's name says, or png)")
 	return c
 }
 
@@ -71,10 +89,21 @@ type ready struct {
 type serveOptions struct {
 	dir, listen string
 	hosts       []string
-	cas         []string // of TPM manufacturers
-	allow       string   // file of endorsement keys
+	cas         []string     // of TPM manufacturers
+	allow       string       // file of endorsement keys
+	print       label.Target // zero: labels aren't printed
+	terminal    *os.File     // for the live view; nil: standard output is none, and the log tells of each board
 	log         *slog.Logger
 	ready       func(ready) error
+}
+
+// liveView returns standard output if a person looks at it.
+func liveView(w io.Writer, output *command.Output) *os.File {
+	f, ok := w.(*os.File)
+	if !ok || output.JSON() || !cwriter.IsTerminal(int(f.Fd())) {
+		return nil
+	}
+	return f
 }
 
 func serve(ctx context.Context, s *station.Station, o serveOptions) error {
@@ -82,7 +111,17 @@ func serve(ctx context.Context, s *station.Station, o serveOptions) error {
 	if err != nil {
 		return err
 	}
-	door, err := server.New(server.Config{Station: s, Hosts: o.hosts, Attestation: verifier, Log: o.log})
+	cert, err := s.ServerCertificate(o.hosts...)
+	if err != nil {
+		return err
+	}
+	view := newBenchView(s, est.PinOf(cert.Leaf).String(), o)
+	defer view.screen.Close()
+	page, err := view.screen.Handler()
+	if err != nil {
+		return err
+	}
+	door, err := server.New(server.Config{Station: s, Hosts: o.hosts, Attestation: verifier, OnEvent: view.observe, Handler: page, Log: view.log})
 	if err != nil {
 		return err
 	}
@@ -95,11 +134,12 @@ func serve(ctx context.Context, s *station.Station, o serveOptions) error {
 		return errors.Join(command.WithCode(command.Usage, err), share.Close())
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	if err := o.ready(ready{Station: s.Name(), Address: listener.Addr().String(), Pin: est.PinOf(door.Certificate()).String()}); err != nil {
+		return errors.Join(err, share.Close(), listener.Close())
+	}
 	group.Go(func() error { return door.Serve(ctx, listener) })
-	group.Go(func() error { return serveShare(ctx, share, s, o.log) })
-	group.Go(func() error {
-		return o.ready(ready{Station: s.Name(), Address: listener.Addr().String(), Pin: est.PinOf(door.Certificate()).String()})
-	})
+	group.Go(func() error { return serveShare(ctx, share, host{station: s, screen: view.screen}, view.log) })
+	view.run(ctx, group)
 	return group.Wait()
 }
 

@@ -19,7 +19,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fleethub/fleethub/certs/command"
-	"github.com/fleethub/fleethub/provisioning/station"
 )
 
 // A ledger is open in one process at a time, and while `provisioning serve` runs that is
@@ -106,8 +105,8 @@ func listenShare(dir string) (net.Listener, error) {
 	return l, nil
 }
 
-// serveShare carries commands out, one at a time, until ctx ends.
-func serveShare(ctx context.Context, l net.Listener, s *station.Station, log *slog.Logger) error {
+// serveShare carries commands out with what h has, one at a time, until ctx ends.
+func serveShare(ctx context.Context, l net.Listener, h host, log *slog.Logger) error {
 	var turn sync.Mutex // one command at a time
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var e errand
@@ -118,7 +117,9 @@ func serveShare(ctx context.Context, l net.Listener, s *station.Station, log *sl
 		turn.Lock()
 		defer turn.Unlock()
 		// The command stops when the server does, or its caller goes.
-		ctx, cancel := context.WithCancel(context.WithValue(r.Context(), hostKey{}, host{station: s, dir: e.Dir}))
+		h := h
+		h.dir = e.Dir
+		ctx, cancel := context.WithCancel(context.WithValue(r.Context(), hostKey{}, h))
 		defer cancel()
 		json.NewEncoder(w).Encode(carryOut(ctx, e)) // a caller that is gone repeats its command
 	})

@@ -2,9 +2,9 @@
 # interop.sh [SUITES]: runs public MQTT interoperability suites against a hub of this checkout. Needs git, go and python3.
 #
 # The suites are fetched into SUITES (default: the user's cache folder) at the commits below; none is part of this
-# repository. They know neither TLS nor our topic names, so a test-only shim stands in front of the hub and puts their
-# topics below i/, which the hub's policy is opened for: hub/broker/conformance/shim_test.go. hub/wire/CONFORMANCE.md says
-# which of their tests must fail, and why. Takes about seven minutes, most of them the suites' own waiting.
+# repository. They know neither TLS nor that a client is who its certificate says, so a test-only shim stands in front of
+# the hub (hub/broker/conformance/shim_test.go), whose policy lets services do everything. hub/wire/CONFORMANCE.md says which
+# of their tests must fail, and why. Takes about seven minutes, most of them the suites' own waiting.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -76,6 +76,9 @@ func ReadList(der []byte, issuer *x509.Certificate) (List, error) {
 	if err != nil {
 		return List{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
+	if len(parsed.Raw) != len(der) {
+		return List{}, fmt.Errorf("%w: something follows it", ErrMalformed)
+	}
 	if string(parsed.RawIssuer) != string(issuer.RawSubject) {
 		return List{}, fmt.Errorf("%w: it is of %.120q, not of %q", ErrIssuer, parsed.Issuer, issuer.Subject)
 	}

@@ -14,12 +14,14 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/device-agent/keystore"
 	"github.com/fleethub/fleethub/device-agent/link"
+	"github.com/fleethub/fleethub/device-agent/renewal"
 	"github.com/fleethub/fleethub/device-agent/telemetry"
 )
 
@@ -43,6 +45,10 @@ type Config struct {
 	// this user can read, like the key; with one that fails it isn't saved.
 	TPM string
 
+	// Renewal is the https://HOST:PORT at which the certificate is renewed by EST, the
+	// hub's HTTPS door; "" is nowhere: then somebody else renews it.
+	Renewal string
+
 	// Profile is the TLS policy [mtls.ProfileDefault].
 	Profile mtls.Profile
 
@@ -61,6 +67,8 @@ type Agent struct {
 	source   *telemetry.Source
 	tickets  *ticketStore
 	link     *link.Link
+	relink   atomic.Pointer[context.CancelFunc] // ends the link's run, for the next one; nil before the first
+	renewal  *renewal.Loop                      // nil: Config.Renewal is ""
 	reporter *reporter
 	status   *statusWriter
 	notifier notifier
@@ -93,6 +101,9 @@ func New(config Config) (*Agent, error) {
 	a.source = telemetry.New(telemetry.Config{Root: config.Root})
 	a.reporter = newReporter(keys.Identity().ID, config.Interval, a.source)
 	a.tickets = newTicketStore(&config)
+	if config.Renewal != "" {
+		a.renewal = newRenewal(&config, a.reconnect)
+	}
 	a.link, err = link.New(link.Config{
 		Address:      config.Hub,
 		Credentials:  a.credentials,
@@ -129,12 +140,16 @@ func (a *Agent) Run(ctx context.Context) error {
 		log.Error(err.Error())
 	}
 	var loops sync.WaitGroup
-	for name, loop := range map[string]func(context.Context) error{
-		"link":      a.link.Run,
+	run := map[string]func(context.Context) error{
+		"link":      a.runLink,
 		"telemetry": a.reporter.run,
 		"status":    a.status.run,
 		"watchdog":  func(ctx context.Context) error { return a.notifier.watchdog(ctx, a.alive) },
-	} {
+	}
+	if a.renewal != nil {
+		run["renewal"] = a.renewal.Run
+	}
+	for name, loop := range run {
 		loops.Go(func() { supervise(ctx, log.With("loop", name), loop) })
 	}
 	// Ready means that the loops run. Waiting for the hub would have systemd
@@ -160,7 +175,11 @@ func (a *Agent) alive() bool {
 // device provisioned anew needs no restart. While the files are unusable the
 // agent goes on with those it has; it never becomes another device.
 func (a *Agent) credentials() (mtls.Credentials, error) {
-	keys, err := keystore.Open(a.config.Dir)
+	keys := a.offered()
+	var err error
+	if keys == nil {
+		keys, err = keystore.Open(a.config.Dir)
+	}
 	if err != nil {
 		a.config.Log.Warn("using the credentials loaded at the start", "err", err)
 		return a.keys.Credentials(), nil
@@ -173,6 +192,7 @@ func (a *Agent) credentials() (mtls.Credentials, error) {
 
 // linkChanged passes on what the link is doing; it doesn't block.
 func (a *Agent) linkChanged(now link.Status) {
+	a.tellRenewal(now)
 	switch now.State {
 	case link.StateConnected:
 		a.reporter.connected()

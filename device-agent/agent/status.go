@@ -15,6 +15,7 @@ import (
 	"github.com/fleethub/fleethub/certs/pemfile"
 	"github.com/fleethub/fleethub/device-agent/keystore"
 	"github.com/fleethub/fleethub/device-agent/link"
+	"github.com/fleethub/fleethub/device-agent/renewal"
 )
 
 // statusFile is the agent's file in the credential folder.
@@ -42,13 +43,15 @@ type Snapshot struct {
 	Link     link.Status   `json:"link"`
 	// Tickets is how the saved TLS session is doing; nil before the first
 	// attempt to connect.
-	Tickets  *keystore.SessionStats `json:"tickets,omitempty"`
-	Readings Counts                 `json:"readings"`
-	Seq      uint64                 `json:"seq"` // of the last reading
+	Tickets *keystore.SessionStats `json:"tickets,omitempty"`
+	// Renewal is how the renewal of the certificate stands; nil if the agent doesn't renew it.
+	Renewal  *renewal.Status `json:"renewal,omitempty"`
+	Readings Counts          `json:"readings"`
+	Seq      uint64          `json:"seq"` // of the last reading
 }
 
 func (a *Agent) snapshot() Snapshot {
-	return Snapshot{
+	s := Snapshot{
 		Written:  time.Now(),
 		PID:      os.Getpid(),
 		Boot:     a.source.Boot(),
@@ -59,6 +62,11 @@ func (a *Agent) snapshot() Snapshot {
 		Readings: a.reporter.counts(),
 		Seq:      a.source.Seq(),
 	}
+	if a.renewal != nil {
+		status := a.renewal.Status()
+		s.Renewal = &status
+	}
+	return s
 }
 
 // statusWriter keeps status.json up to date.

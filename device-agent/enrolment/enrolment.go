@@ -47,6 +47,10 @@ type Config struct {
 	Pin    string // of the server's key, if neither token nor claim nor trust bundle has it
 	TPM    string // TPMAuto, TPMRequire, TPMOff or an address; "": TPMAuto
 
+	// Stage has Renew keep the new credentials beside those in place, for keystore.Promote
+	// once the hub has taken them.
+	Stage bool
+
 	// Notice is called with what a person should know, one sentence each. Nil: nobody.
 	Notice func(string)
 }
@@ -299,7 +303,11 @@ func (x *exchange) install(draft *keystore.Draft, leaf *x509.Certificate) (Resul
 	if err != nil {
 		return Result{}, fmt.Errorf("the certificate that came is not installed: %w", err)
 	}
-	if err := draft.Install([]*x509.Certificate{leaf, issuer}, x.bundle); err != nil {
+	put := draft.Install
+	if x.config.Stage && x.current != nil {
+		put = draft.Stage
+	}
+	if err := put([]*x509.Certificate{leaf, issuer}, x.bundle); err != nil {
 		return Result{}, err
 	}
 	r := Result{

@@ -2,6 +2,9 @@
 //
 //	GET  /v1/devices?select=&after=&limit=  a page of records with live sessions
 //	GET  /v1/devices/{id}
+//	GET  /v1/devices/{id}/why              why its connections failed, in words
+//	GET  /v1/anomalies?device=             devices that behaved as devices don't, newest first
+//	GET  /v1/why                           the same to the device itself (see WhyHandler)
 //	POST /v1/devices/{id}/suspend          {"note": "…"} → receipt
 //	POST /v1/devices/{id}/resume           {"note": "…"} → record
 //	POST /v1/devices/{id}/revoke           {"reason": "keyCompromise", "confirm": true} → plan, or receipt if confirmed
@@ -38,10 +41,14 @@
 //	GET  /v1/policy                        which policy is in force
 //	POST /v1/policy/reload                 {"reason": "…"} → which, and the subscriptions that it removed; 422 for a bad file
 //	GET  /v1/policy/explain?role=&id=&action=&topic=  a decision, and why it is so
+//	GET  /v1/crls                          revocation lists, the hub's own and foreign issuers'
+//	GET  /v1/crls/{name}                   one of the hub's own as it is signed
+//	POST /v1/crls                          a foreign issuer's list → whom it cut off
 //	GET  /v1/tickets                       TLS ticket keys and what became of tickets
 //	POST /v1/tickets/rotate                {"drop": true} → the same, after
 //
-// Every request is made by an operator's certificate: the handler verifies the peer of
+// Every request is made by an operator's certificate (POST /v1/manifests also by that of
+// the station that made the manifest): the handler verifies the peer of
 // each request itself, whatever the TLS configuration in front of it admits, and each
 // endpoint demands a role (Role) of it. Errors are problem details (RFC 9457).
 package admin
@@ -102,6 +109,16 @@ type Config struct {
 
 	Consumers *consumer.Consumers // nil: there is nothing under /v1/messages and /v1/consumers
 	Sinks     *consumer.Sinks     // nil: there are none
+
+	// Why says why a device's connections failed. Nil: there is nothing under
+	// /v1/devices/{id}/why.
+	Why func(ctx context.Context, id string) (Why, error)
+
+	// Anomalies returns the latest anomalies of a device, or of all if id is empty, and
+	// that device's scores. Nil: there is nothing under /v1/anomalies.
+	Anomalies func(id string) Anomalies
+
+	Lists Lists // nil: there is nothing under /v1/crls
 
 	Issuers Issuers // nil: there is nothing under /v1/issuers
 
@@ -216,6 +233,17 @@ func newAPI(config Config, drain context.Context) *api {
 		a.handle("GET /v1/policy/explain", Viewer, a.explainPolicy)
 		a.handle("POST /v1/policy/reload", Admin, a.reloadPolicy)
 	}
+	if config.Why != nil {
+		a.handle("GET /v1/devices/{id}/why", Viewer, a.why)
+	}
+	if config.Anomalies != nil {
+		a.handle("GET /v1/anomalies", Viewer, a.listAnomalies)
+	}
+	if config.Lists != nil {
+		a.handle("GET /v1/crls", Viewer, a.showLists)
+		a.handle("GET /v1/crls/{name}", Viewer, a.showList)
+		a.handle("POST /v1/crls", Operator, a.importList)
+	}
 	if config.Tickets != nil {
 		a.handle("GET /v1/tickets", Viewer, a.showTickets)
 		a.handle("POST /v1/tickets/rotate", Admin, a.rotateTickets)
@@ -233,12 +261,15 @@ func newAPI(config Config, drain context.Context) *api {
 // peerKey is the context key of the verified operator.
 type peerKey struct{}
 
-// ServeHTTP admits operators and nobody else.
+// ServeHTTP admits operators, and stations with their manifests, and nobody else.
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if a.config.Fleet == nil || a.config.Verifier == nil || r.TLS == nil {
 		a.deny(w, r, "the API is not set up to recognize operators")
+		return
+	}
+	if a.serveStation(w, r) {
 		return
 	}
 	peer, err := a.config.Verifier.Verify(*r.TLS, identity.RoleOperator)

@@ -16,6 +16,11 @@ import (
 	"github.com/fleethub/fleethub/hub/ticket"
 )
 
+// noPolicies is a hub's policy that nobody asks anything.
+type noPolicies struct{ Policies }
+
+func (noPolicies) State() PolicyState { return PolicyState{} }
+
 // everything is a hub with every endpoint there is.
 func everything(t *testing.T) *hub {
 	ring, err := ticket.OpenRing(filepath.Join(t.TempDir(), "tickets.json"), ticket.Config{})
@@ -24,7 +29,7 @@ func everything(t *testing.T) *hub {
 	}
 	consumers := newMessages(t).config.Consumers
 	return newHub(t, anyCertificate, func(c *Config) {
-		c.Consumers = consumers
+		c.Consumers, c.Policies = consumers, noPolicies{}
 		c.Issuers, c.Tickets, c.TicketStats = &fakeIssuers{}, ring, new(ticket.Stats)
 		c.Backup = func(context.Context, io.Writer) error { return nil }
 		c.Watch = func(ctx context.Context, _ string, _ func(Message)) error { <-ctx.Done(); return nil }
@@ -66,6 +71,9 @@ var demanded = map[string]Role{
 	"PUT /v1/consumers/{name}":         Operator,
 	"DELETE /v1/consumers/{name}":      Operator,
 	"GET /v1/sinks":                    Viewer,
+	"GET /v1/policy":                   Viewer,
+	"GET /v1/policy/explain":           Viewer,
+	"POST /v1/policy/reload":           Admin,
 	"GET /v1/backup":                   Admin,
 	"GET /v1/issuers":                  Viewer,
 	"GET /v1/issuers/{name}/removal":   Viewer,

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fleethub/fleethub/certs/pemfile"
@@ -56,7 +57,7 @@ func (s *Store) rewrite() error {
 		err = s.copySightings(next)
 	}
 	if err == nil {
-		err = s.copyJournalNote(next)
+		err = s.copyOthers(next)
 	}
 	if err == nil {
 		err = s.copyAudit(next)
@@ -175,18 +176,24 @@ func (s *Store) copySightings(next *Store) error {
 	})
 }
 
-// copyJournalNote keeps the knowledge that there is a journal: without it, a hub would
-// begin a new one.
-func (s *Store) copyJournalNote(next *Store) error {
-	has := false
-	if err := s.db.View(func(tx *bbolt.Tx) error {
-		bucket := tx.Bucket(bucketJournal)
-		has = bucket != nil && bucket.Get(keyBegun) != nil
-		return nil
-	}); err != nil || !has {
-		return err
-	}
-	return next.BeginJournal()
+// copyOthers takes over the buckets that have the same form in both formats, such as the
+// knowledge that there is a journal: without it, a hub would begin a new one.
+func (s *Store) copyOthers(next *Store) error {
+	known := append(buckets(), bucketMeta)
+	return s.db.View(func(from *bbolt.Tx) error {
+		return next.db.Update(func(to *bbolt.Tx) error {
+			return from.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
+				if slices.ContainsFunc(known, func(k []byte) bool { return bytes.Equal(k, name) }) {
+					return nil
+				}
+				copied, err := to.CreateBucket(name)
+				if err != nil {
+					return err
+				}
+				return bucket.ForEach(copied.Put)
+			})
+		})
+	})
 }
 
 // copyAudit links the records as they are found, under their numbers, and ends with one

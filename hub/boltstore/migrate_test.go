@@ -138,7 +138,7 @@ func TestMigrationThatWasKilledIsDoneAgain(t *testing.T) {
 	}
 }
 
-func TestMigrationKeepsThatThereIsAJournal(t *testing.T) {
+func TestMigrationKeepsThatThereIsAJournalAndWhoReadsIt(t *testing.T) {
 	for _, begun := range []bool{false, true} {
 		path, _ := format1(t)
 		if begun {
@@ -146,13 +146,16 @@ func TestMigrationKeepsThatThereIsAJournal(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := errors.Join(old.BeginJournal(), old.Close()); err != nil {
+			if err := errors.Join(old.BeginJournal(), old.PutConsumer(t.Context(), "crm", []byte("7")), old.Close()); err != nil {
 				t.Fatal(err)
 			}
 		}
 		s := openStore(t, path)
 		if has, err := s.HasJournal(t.Context()); err != nil || has != begun {
 			t.Errorf("after the migration: has a journal %v, %v; want %v", has, err, begun)
+		}
+		if consumers, err := s.Consumers(t.Context()); err != nil || (string(consumers["crm"]) == "7") != begun {
+			t.Errorf("after the migration: consumers %v, %v", consumers, err)
 		}
 	}
 }

@@ -29,7 +29,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -93,6 +92,8 @@ type Config struct {
 	// OnRefused is told of every connection that was turned away after its
 	// handshake; see listener.Observer. Nil: nobody is told.
 	OnRefused func(reason string, remote net.Addr, id string)
+
+	Observer Observer // nil: nobody is told
 
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger     // nil: nothing is logged
@@ -221,6 +222,9 @@ func (b *Broker) refused(c *client, err error) {
 	if b.config.OnRefused != nil {
 		b.config.OnRefused(string(reason), c.remote, id)
 	}
+	if b.config.Observer != nil {
+		b.config.Observer.OnRefusal(c.peer.Identity, c.remote, string(reason), detail)
+	}
 }
 
 // Closed is what became of one identity's connections.
@@ -330,6 +334,3 @@ type written chan error
 
 // Committed implements journal.Waiter.
 func (w written) Committed(err error) { w <- err }
-
-// pick returns a number below n, to begin with.
-func pick(n int) int { return rand.IntN(n) }

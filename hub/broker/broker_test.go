@@ -328,10 +328,15 @@ func (h *testHub) online(c certtest.Credential, options ...option) *peer {
 		m, ok := h.retained.Get(protocol.Presence(c.Identity.ID))
 		return ok && strings.Contains(string(m.Payload), `"connected"`) && strings.Contains(string(m.Payload), w.conn.LocalAddr().String())
 	})
-	s := h.sessions.find(sessionKey(identity.RoleDevice, c.Identity.ID))
-	s.presence.Lock() // until whoever is subscribed has been told
-	s.presence.Unlock()
+	h.announced(c.Identity.ID)
 	return w
+}
+
+// announced waits until whoever is subscribed has been told of a device's coming.
+func (h *testHub) announced(id string) {
+	s := h.sessions.find(sessionKey(identity.RoleDevice, id))
+	s.presence.Lock()
+	defer s.presence.Unlock()
 }
 
 func (w *peer) send(pk wire.Packet) error {

@@ -51,6 +51,7 @@ type client struct {
 	aliases []string      // topics by the client's aliases, from 1 on
 	rate    *bucket       // of the identity; nil before the CONNECT is accepted
 	denied  atomic.Uint32 // publishes and subscriptions refused by policy
+	tally   tally         // of messages; its reader's
 
 	flow *flow // of the client's QoS 1 and 2 messages; nil: it sent none
 
@@ -326,6 +327,9 @@ func (c *client) isDevice() bool { return c.peer.Identity.Role == identity.RoleD
 // deny counts a denial and logs the first of each connection.
 func (c *client) deny(a policy.Action, topic string, d policy.Decision) {
 	c.b.counters.denied.Add(1)
+	if c.b.config.Observer != nil {
+		c.b.config.Observer.OnDenied(c.peer.Identity, a, topic, d.Rule)
+	}
 	if c.denied.Add(1) == 1 {
 		c.b.log.Warn("denied by policy, further denials on this connection are only counted",
 			"action", a, "id", c.clientID, "role", c.peer.Identity.Role, "topic", topic[:min(len(topic), 128)], "rule", d.Rule)

@@ -98,6 +98,9 @@ func (b *Broker) joined(c *client) {
 	if c.isDevice() && b.config.Seen != nil {
 		b.config.Seen(c.peer.Identity.ID, b.config.Now())
 	}
+	if b.config.Observer != nil {
+		b.config.Observer.OnConnected(c.peer.Identity, c.remote, c.peer.Resumed)
+	}
 	s := c.session
 	s.presence.Lock()
 	defer s.presence.Unlock()
@@ -121,6 +124,9 @@ func (b *Broker) parted(c *client, err error) {
 	c.over = true
 	reason := c.endReason(err)
 	b.log.Info("disconnected", "id", c.clientID, "role", c.peer.Identity.Role, "remote", c.remote, "reason", reason, "denied", c.denied.Load())
+	if b.config.Observer != nil {
+		b.config.Observer.OnEnded(c.peer.Identity, c.remote, reason, detailOf(c, err))
+	}
 	if !c.online {
 		return
 	}

@@ -40,6 +40,7 @@ func (c *client) publish(pk *wire.Publish, now time.Time) error {
 	if err := c.resolve(pk); err != nil {
 		return err
 	}
+	c.count(now)
 	if wait := c.rate.take(now); wait > 0 {
 		b.counters.throttled.Add(1)
 		c.pause(wait)

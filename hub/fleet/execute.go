@@ -37,12 +37,16 @@ func (f *Fleet) Execute(ctx context.Context, o Order, actor Actor) (Result, erro
 	if err := o.check(); err != nil {
 		return Result{}, err
 	}
-	if o.ID != "" {
-		if r, err := f.formerly(ctx, o); r != nil || err != nil {
-			return Result{Receipt: r}, err
-		}
-	} else {
+	if o.ID == "" {
 		o.ID = newOrderID(f.config.Now())
+	}
+	end, err := f.underWay.begin(ctx, o.ID)
+	if err != nil {
+		return Result{}, err
+	}
+	defer end()
+	if r, err := f.formerly(ctx, o); r != nil || err != nil {
+		return Result{Receipt: r}, err
 	}
 	r := &run{fleet: f, order: o, actor: actor}
 	return r.carryOut(ctx)
@@ -103,6 +107,9 @@ func (r *run) carryOut(ctx context.Context) (Result, error) {
 	if r.closing != nil {
 		closed = <-r.closing
 		r.receipt.PurgedAt = f.config.Now()
+	}
+	if errors.Is(err, ErrUnfinished) {
+		err = r.leave(closed, err)
 	}
 	if err != nil {
 		return Result{}, err

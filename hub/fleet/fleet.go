@@ -125,6 +125,8 @@ type Fleet struct {
 	blocked  map[string]registry.State
 	overlaid atomic.Bool
 
+	underWay flights // orders by their IDs
+
 	// pending has the orders that are durable and not yet written into every record,
 	// oldest first. Only the holder of the turn, or Open, touches it.
 	pending    []*pendingOrder

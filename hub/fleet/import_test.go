@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"maps"
 	"math/big"
 	"net/url"
@@ -19,6 +20,7 @@ import (
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/issuance"
 	"github.com/fleethub/fleethub/certs/manifest"
+	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/hub/registry"
 )
 
@@ -323,5 +325,51 @@ func TestExpiredStationRegistersNobody(t *testing.T) {
 	}
 	if _, known := r.Status("pi-1"); known {
 		t.Fatal("registered")
+	}
+}
+
+// TestLargeManifestIsSampled: of a large manifest not every signature is verified. A
+// station that makes bad ones is found all the same; and one that slipped through would
+// be refused in the handshake, which verifies every one.
+func TestLargeManifestIsSampled(t *testing.T) {
+	r := newRig(t)
+	good := r.pki.Device("good")
+	forge := func(id string) []byte {
+		der := bytes.Clone(r.pki.Device(id).Leaf.Raw)
+		der[len(der)-1] ^= 1
+		return der
+	}
+	var all, one []manifest.Entry
+	for i := range fullyChecked + 100 {
+		id := fmt.Sprintf("pi-%04d", i)
+		all = append(all, manifest.Entry{Certificate: forge(id)})
+		one = append(one, manifest.Entry{Certificate: r.pki.Device(id).Leaf.Raw})
+	}
+	if _, err := r.Import(t.Context(), r.sign(all...), ann); !errors.Is(err, ErrRejected) || !strings.Contains(err.Error(), "not good for a device") {
+		t.Fatalf("all signatures are bad: error = %v", err)
+	}
+	bad := forge("bad")
+	report, err := r.Import(t.Context(), r.sign(append(one, manifest.Entry{Certificate: bad}, entryOf(good))...), ann)
+	if err != nil && !errors.Is(err, ErrRejected) || err == nil && report.Registered != fullyChecked+102 {
+		t.Fatalf("report = %+v, %v", report, err)
+	}
+	leaf, err := x509.ParseCertificate(bad)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verifier, err := mtls.NewVerifier(r.pki.Trust(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := verifier.VerifyCertificate(leaf, x509.ExtKeyUsageClientAuth, identity.RoleDevice); err == nil {
+		t.Fatal("a handshake takes a certificate with a bad signature")
+	}
+	if _, err := verifier.VerifyCertificate(good.Leaf, x509.ExtKeyUsageClientAuth, identity.RoleDevice); err != nil {
+		t.Fatal(err)
+	}
+	// What isn't a matter of signatures is checked in every entry.
+	wrong := append(one[:fullyChecked+100:fullyChecked+100], entryOf(r.pki.Device("x", certtest.WithIssuer(r.pki.Operational))))
+	if _, err := r.Import(t.Context(), r.sign(wrong...), ann); !errors.Is(err, ErrRejected) {
+		t.Fatalf("a certificate of another issuer: error = %v", err)
 	}
 }

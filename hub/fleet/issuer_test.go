@@ -91,10 +91,10 @@ func TestAuditedChangeLeavesRequestAndOutcome(t *testing.T) {
 
 func TestAuditedChangeIsMadeThoughTheLogCantBeWritten(t *testing.T) {
 	r := newRig(t)
-	r.store.broken = true
+	r.store.broken.Store(true)
 	done := false
 	err := r.Audited(t.Context(), ann, Note{Action: "issuer.remove", Subject: "issuer bench-1"}, func() (string, error) { done = true; return "", nil })
-	r.store.broken = false
+	r.store.broken.Store(false)
 	if !done || !errors.Is(err, ErrNotAudited) {
 		t.Errorf("done %v, error %v", done, err)
 	}

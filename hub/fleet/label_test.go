@@ -123,11 +123,11 @@ func TestLabelsHaveTheGrammarOfTopicLevels(t *testing.T) {
 func TestLabellingDoesNotLiftACutOffThatIsNotDurable(t *testing.T) {
 	r := newRig(t)
 	r.register("pi-1")
-	r.store.broken = true
+	r.store.broken.Store(true)
 	if _, err := r.Revoke(t.Context(), "pi-1", 0, ann); !errors.Is(err, ErrNotDurable) {
 		t.Fatal(err)
 	}
-	r.store.broken = false
+	r.store.broken.Store(false)
 	if _, err := r.Relabel(t.Context(), Relabel{Device: "pi-1", Labels: map[string]string{"a": "b"}}, ann); err != nil {
 		t.Fatal(err)
 	}

@@ -431,6 +431,40 @@ func TestTwoOperatorsAtOnce(t *testing.T) {
 	}
 }
 
+func TestRequestRepeatedWhileItIsCarriedOutGetsTheSameReceipt(t *testing.T) {
+	r := newRig(t)
+	r.populate(400)
+	o := Order{ID: "order-1", Verb: VerbRevoke, Select: selecting(t, "state=active"), Count: 360}
+	var all sync.WaitGroup
+	receipts := make([]*Receipt, 5)
+	for i := range receipts {
+		all.Go(func() {
+			result, err := r.Execute(t.Context(), o, ann)
+			if err != nil {
+				t.Error(err)
+			}
+			receipts[i] = result.Receipt
+		})
+	}
+	all.Wait()
+	for _, got := range receipts {
+		if got == nil || !got.DurableAt.Equal(receipts[0].DurableAt) || got.Count != 360 {
+			t.Errorf("receipt = %+v", got)
+		}
+	}
+	// One that waits gives up with its context.
+	end, err := r.underWay.begin(t.Context(), "order-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.Execute(ctx, Order{ID: "order-2", Verb: VerbRevoke, Device: "x"}, ann); !errors.Is(err, context.Canceled) {
+		t.Errorf("error = %v", err)
+	}
+}
+
 func TestDeviceOfARemovedIssuerHasNoUsableCertificate(t *testing.T) {
 	r := newRig(t)
 	r.register("pi-1")

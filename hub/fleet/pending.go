@@ -31,15 +31,16 @@ var ErrUnfinished = errors.New("the order is not in all records yet")
 
 // pendingOrder is an order that is durable and not yet in every record.
 type pendingOrder struct {
-	Order   Order           `json:"order"`
-	Actor   Actor           `json:"actor"`
-	Cause   registry.Cause  `json:"cause"`
-	IDs     []string        `json:"ids"`
-	Receipt Receipt         `json:"receipt"` // as far as it was known when the order became durable
+	Order   Order          `json:"order"`
+	Actor   Actor          `json:"actor"`
+	Cause   registry.Cause `json:"cause"`
+	IDs     []string       `json:"ids"`
+	Receipt Receipt        `json:"receipt"` // as far as it was known when the order became durable
+
 	lines   []ReceiptDevice // of those written
 	written int             // of IDs
+	done    bool            // it is in every record
 	orphan  bool            // whoever gave the order doesn't wait any more: its receipt is written with its end
-	record  registry.AuditRecord
 }
 
 // commitJournal makes an order for many durable and effective, then writes their
@@ -69,13 +70,28 @@ func (r *run) commitJournal(ctx context.Context, record registry.AuditRecord) er
 	}
 	r.receipt.EffectiveAt = f.config.Now()
 	r.disconnect()
-	f.pending = append(f.pending, p)
+	f.pending, r.pending = append(f.pending, p), p
 	if err := f.finish(ctx); err != nil {
-		p.orphan, p.Receipt = true, r.receipt
 		return fmt.Errorf("%w: %s: it holds, through a restart, too: %w; make the store writable, the rest goes by itself", ErrUnfinished, r.order.target(), err)
 	}
 	r.receipt.count(r.ids, p.lines)
 	return nil
+}
+
+// leave is the end of an order whose records can't all be written yet, once its sessions
+// are closed: who writes the last of them writes its receipt, too. If that is done by
+// now, there is nothing to leave, and no error.
+func (r *run) leave(closed []Closed, err error) error {
+	f, p := r.fleet, r.pending
+	f.turn <- struct{}{}
+	defer func() { <-f.turn }()
+	if p.done {
+		r.receipt.count(p.IDs, p.lines)
+		return nil
+	}
+	r.receipt.close(closed)
+	p.orphan, p.Receipt = true, r.receipt
+	return err
 }
 
 // restore takes up the orders that a kill interrupted, and finishes them. Nobody is
@@ -126,6 +142,7 @@ func (f *Fleet) finish(ctx context.Context) error {
 			f.unfinished.Store(true)
 			return err
 		}
+		p.done = true
 		if p.orphan {
 			p.Receipt.count(p.IDs, p.lines)
 			f.keep(ctx, &p.Receipt)

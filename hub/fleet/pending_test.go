@@ -31,7 +31,7 @@ func TestOrderCutOffAtEveryCommit(t *testing.T) {
 		r.populate(n)
 		s := selecting(t, "state=active")
 		active := r.inState(registry.StateActive)
-		r.store.after = commits
+		r.store.after.Store(int64(commits))
 		result, err := r.Execute(t.Context(), Order{ID: "order-1", Verb: VerbRevoke, Select: s, Count: len(active), Reason: revocation.KeyCompromise}, ann)
 		switch {
 		case err == nil && result.Receipt.Problem == "":
@@ -83,7 +83,8 @@ func TestUnfinishedOrderGoesOnByItselfOnceTheDiskTakesWrites(t *testing.T) {
 	r := newRig(t)
 	r.populate(orderChunk + 200)
 	active := r.inState(registry.StateActive)
-	r.store.after = 2 // the order, and one chunk
+	r.sessions.live[active[0]] = 1
+	r.store.after.Store(int64(2)) // the order, and one chunk
 	_, err := r.Execute(t.Context(), Order{ID: "order-1", Verb: VerbRevoke, Select: selecting(t, "state=active"), Count: len(active)}, ann)
 	if !errors.Is(err, ErrUnfinished) || !strings.Contains(err.Error(), "it holds") {
 		t.Fatalf("error = %v", err)
@@ -91,9 +92,12 @@ func TestUnfinishedOrderGoesOnByItselfOnceTheDiskTakesWrites(t *testing.T) {
 	// Nothing lifts it meanwhile.
 	r.Seen(active[len(active)-1], time.Now())
 	r.turn <- struct{}{}
-	r.store.after = -1
+	r.store.after.Store(int64(-1))
 	<-r.turn
 	eventually(t, func() bool { _, err := r.Receipt(t.Context(), "order-1"); return err == nil })
+	if kept, err := r.Receipt(t.Context(), "order-1"); err != nil || kept.SessionsClosed != 1 || kept.Count != len(active) || kept.Interrupted {
+		t.Errorf("%d sessions closed of %d devices, %v", kept.SessionsClosed, kept.Count, err)
+	}
 	if got := r.inState(registry.StateRevoked); len(got) != orderChunk+200 {
 		t.Fatalf("%d are revoked", len(got))
 	}

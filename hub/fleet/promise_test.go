@@ -79,9 +79,9 @@ func TestNobodyIsAdmittedAfterTheReceipt(t *testing.T) {
 			"import again": func(rt *rapid.T) {
 				r.Import(t.Context(), r.sign(entryOf(credentials[ids.Draw(rt, "id")])), ann)
 			},
-			"disk": func(rt *rapid.T) { r.store.broken = rapid.Bool().Draw(rt, "broken") },
+			"disk": func(rt *rapid.T) { r.store.broken.Store(rapid.Bool().Draw(rt, "broken")) },
 			"restart": func(rt *rapid.T) {
-				if r.store.broken {
+				if r.store.broken.Load() {
 					return // rig's Close wants to write its last sightings
 				}
 				r.restart()
@@ -117,7 +117,7 @@ func TestNobodyIsAdmittedAfterTheReceipt(t *testing.T) {
 				}
 			},
 		})
-		r.store.broken = false
+		r.store.broken.Store(false)
 		if _, err := r.VerifyAudit(t.Context()); err != nil {
 			rt.Fatal(err)
 		}

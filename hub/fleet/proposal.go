@@ -113,6 +113,11 @@ func (f *Fleet) Proposals(ctx context.Context) ([]Proposal, error) {
 // operator than that and says how many devices it is for. If the selector picks others
 // by now, it is refused.
 func (f *Fleet) Approve(ctx context.Context, id string, count int, actor Actor) (Result, error) {
+	end, err := f.underWay.begin(ctx, id)
+	if err != nil {
+		return Result{}, err
+	}
+	defer end()
 	if r, err := f.Receipt(ctx, id); err == nil {
 		return Result{Receipt: &r}, nil // the request was repeated
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -48,15 +49,15 @@ func (s *sessions) DisconnectMany(_ context.Context, ids []string, reason string
 // after counts down to.
 type faulty struct {
 	Store
-	broken bool
-	after  int // commits that go well yet; negative: all
+	broken atomic.Bool
+	after  atomic.Int64 // commits that go well yet; negative: all
 }
 
 func (f *faulty) Commit(ctx context.Context, change registry.Change) error {
-	if f.broken || f.after == 0 {
+	if f.broken.Load() || f.after.Load() == 0 {
 		return errors.New("no space left on device")
 	}
-	f.after--
+	f.after.Add(-1)
 	return f.Store.Commit(ctx, change)
 }
 
@@ -86,7 +87,8 @@ func (r *rig) open() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.bolt, r.store, r.sessions = bolt, &faulty{Store: bolt, after: -1}, &sessions{live: make(map[string]int)}
+	r.bolt, r.store, r.sessions = bolt, &faulty{Store: bolt}, &sessions{live: make(map[string]int)}
+	r.store.after.Store(-1)
 	r.Fleet, err = Open(Config{
 		Store: r.store, Sessions: r.sessions, TrustDomain: certtest.TrustDomain,
 		Roots:         func() []*x509.Certificate { return r.pki.Trust().Roots },

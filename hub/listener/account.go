@@ -26,6 +26,11 @@ type Handshake struct {
 	Version uint16      // such as tls.VersionTLS13
 	Suite   uint16      // such as tls.TLS_AES_128_GCM_SHA256
 	Curve   tls.CurveID // of the key agreement
+
+	// Ticket tells the ticket that was resumed by from others: its first octets, which
+	// are as good as random. 0 if there was none. Since the handshake is complete, the peer
+	// has the ticket's secret, too: who merely overheard it would not have come so far.
+	Ticket uint64
 }
 
 // HandshakeObserver is what an Observer may be, too. It is called as an Observer is.
@@ -78,7 +83,7 @@ func (l *Listener) measured(c *Conn, accepted time.Time) error {
 	observer.OnHandshakeDone(Handshake{
 		Peer: c.Peer, Resumed: c.Peer.Resumed, Took: time.Since(accepted), CPU: cpu,
 		BytesUp: c.raw.up.Load(), BytesDown: c.raw.down.Load(),
-		Version: cs.Version, Suite: cs.CipherSuite, Curve: cs.CurveID,
+		Version: cs.Version, Suite: cs.CipherSuite, Curve: cs.CurveID, Ticket: c.ticket,
 	})
 	return nil
 }

@@ -40,6 +40,7 @@ type Conn struct {
 	address  netip.Addr // whose credit it took; see addresses
 	judged   bool       // Config.Verify was asked; the handshake's goroutine only, as is claimed
 	claimed  string     // common name of the certificate presented
+	ticket   uint64     // see Handshake.Ticket; likewise
 
 	writeTimeout, closeTimeout time.Duration
 	flushers                   sync.WaitGroup // the flush goroutine, if any

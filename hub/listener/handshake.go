@@ -2,6 +2,7 @@ package listener
 
 import (
 	"crypto/tls"
+	"encoding/binary"
 	"fmt"
 	"runtime/debug"
 	"time"
@@ -24,6 +25,7 @@ func (l *Listener) handshake(c *Conn, accepted time.Time) {
 	if err != nil {
 		reason, id, detail := explain(err, c)
 		l.refused(c.RemoteAddr(), reason, id, detail)
+		l.tell(c, err, reason, id, detail)
 		switch {
 		case overload(err):
 			c.Cut() // RST: nothing to wait for, nothing kept, and no alert that says something else
@@ -67,6 +69,9 @@ func (l *Listener) shake(c *Conn, accepted time.Time) (err error) {
 			return t.err
 		}
 		return err
+	}
+	if c.Peer.Resumed && len(t.identity) >= 8 {
+		c.ticket = binary.BigEndian.Uint64(t.identity)
 	}
 	if !c.Peer.Resumed && c.Peer.Issuer != nil {
 		issuer := string(c.Peer.Issuer.SubjectKeyId)

@@ -31,14 +31,8 @@ const (
 // table is what concerns one role.
 type table struct{ publish, subscribe side }
 
-// side is what concerns one action. The lines of each list are in the file's order.
-type side struct{ deny, allow []line }
-
-// line is one topic of a rule.
-type line struct {
-	pattern pattern
-	rule    *rule
-}
+// side is what concerns one action.
+type side struct{ deny, allow list }
 
 // rule is a compiled rule.
 type rule struct {
@@ -140,9 +134,9 @@ func (p *Policy) add(number int, w Rule) error {
 				switch {
 				case !of.wanted:
 				case r.deny:
-					of.side.deny = append(of.side.deny, line{pattern, r})
+					of.side.deny.add(line{pattern, r})
 				default:
-					of.side.allow = append(of.side.allow, line{pattern, r})
+					of.side.allow.add(line{pattern, r})
 				}
 			}
 		}

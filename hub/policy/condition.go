@@ -112,7 +112,7 @@ func compileCondition(c *Condition, devicesOnly bool) (*condition, error) {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 			if prefix, _, found := strings.Cut(word, ":"); k == keySAN && !g.begun && (!found || !slices.Contains([]string{"dns", "ip", "email", "uri"}, prefix)) {
-				return fmt.Errorf("%s: %.80q begins with none of dns: ip: email: uri:", name, word)
+				return fmt.Errorf("%s: %.80q begins with none of dns:, ip:, email: and uri: as it must", name, word)
 			}
 			t.words = append(t.words, g)
 		}

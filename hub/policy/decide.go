@@ -19,6 +19,7 @@ type question struct {
 	rest    bool // a '#' follows them
 	system  bool // it begins with '$'
 	shared  bool // it was a shared subscription
+	wild    bool // it has a wildcard
 
 	asked, known bool // the registry
 	registry     Attributes
@@ -89,15 +90,11 @@ func (p *Policy) Allow(s Subject, a Action, name string) Decision {
 	if side == nil {
 		return Decision{Rule: refusal}
 	}
-	for i := range side.deny {
-		if l := &side.deny[i]; !l.pattern.misses(&q) && l.pattern.meets(&q, l.rule) && l.rule.applies(&q) {
-			return Decision{Rule: l.rule.name, Number: l.rule.number}
-		}
+	if r := side.deny.first(&q); r != nil {
+		return Decision{Rule: r.name, Number: r.number}
 	}
-	for i := range side.allow {
-		if l := &side.allow[i]; !l.pattern.misses(&q) && (!q.shared || l.rule.shared) && l.pattern.covers(&q, l.rule) && l.rule.applies(&q) {
-			return Decision{Allowed: true, Rule: l.rule.name, Number: l.rule.number}
-		}
+	if r := side.allow.first(&q); r != nil {
+		return Decision{Allowed: true, Rule: r.name, Number: r.number}
 	}
 	return Decision{Rule: "no-rule"}
 }
@@ -129,6 +126,7 @@ func (p *Policy) ask(q *question, a Action, name string) (*side, string) {
 			return nil, "invalid-filter"
 		}
 		_, name, q.shared = topic.CutShare(name)
+		q.wild = strings.IndexByte(name, '+') >= 0 || strings.IndexByte(name, '#') >= 0
 	default:
 		return nil, "no-rule"
 	}

@@ -39,11 +39,10 @@ func (p *Policy) Explain(s Subject, a Action, name string) Explanation {
 		e.Why = refusalWords[refusal]
 		return e
 	}
-	for i := range side.deny {
-		e.Considered = append(e.Considered, q.consider(&side.deny[i], a))
-	}
-	for i := range side.allow {
-		e.Considered = append(e.Considered, q.consider(&side.allow[i], a))
+	for _, list := range [][]line{side.deny.lines, side.allow.lines} {
+		for i := range list {
+			e.Considered = append(e.Considered, q.consider(&list[i], a))
+		}
 	}
 	switch {
 	case d.Allowed:

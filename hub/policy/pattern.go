@@ -220,8 +220,8 @@ func (l *level) equals(q *question, r *rule, got string) bool {
 		switch {
 		case !known:
 			return r.doubt(q)
-		case len(a.Labels) == 0:
-			return r.deny
+		case r.deny && !anyUsable(a.Labels):
+			return true
 		}
 		return got == "+" || hasLabel(a.Labels, got)
 	}
@@ -239,6 +239,16 @@ func (l *level) equals(q *question, r *rule, got string) bool {
 		}
 	}
 	return got == "+" || same && rest == ""
+}
+
+// anyUsable reports whether any of the labels can be a topic level.
+func anyUsable(labels map[string]string) bool {
+	for key, value := range labels {
+		if protocol.ValidLevel(key) && protocol.ValidLevel(value) {
+			return true
+		}
+	}
+	return false
 }
 
 // hasLabel reports whether level stands for one of the labels. It splits at every '='

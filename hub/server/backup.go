@@ -12,9 +12,11 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -79,12 +81,19 @@ func (h *Hub) Backup(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
+	files := map[string]string{PolicyFile: filepath.Join(h.config.Dir, PolicyFile)}
 	for _, file := range issuers {
-		data, err := os.ReadFile(file)
+		files[path.Join("issuers", filepath.Base(file))] = file
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		data, err := os.ReadFile(files[name])
+		if name == PolicyFile && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("back up: %w", err)
 		}
-		if err := b.add(path.Join("issuers", filepath.Base(file)), int64(len(data)), bytes.NewReader(data)); err != nil {
+		if err := b.add(name, int64(len(data)), bytes.NewReader(data)); err != nil {
 			return err
 		}
 	}
@@ -184,6 +193,9 @@ func Restore(dir string, backup io.Reader, replace bool, now time.Time) (Restore
 			return r, err
 		}
 	}
+	if err := restorePolicy(stage, dir); err != nil {
+		return r, err
+	}
 	if err := restoreIssuers(filepath.Join(stage, "issuers"), filepath.Join(dir, "issuers")); err != nil {
 		return r, err
 	}
@@ -197,6 +209,22 @@ func notRunning(dir string) error {
 		return fmt.Errorf("a hub runs in %s: stop it first", dir)
 	}
 	return nil
+}
+
+// restorePolicy puts the policy back where the folder has none: without it the default
+// rules would be in force, and what it denies allowed.
+func restorePolicy(from, to string) error {
+	data, err := os.ReadFile(filepath.Join(from, PolicyFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := os.Lstat(filepath.Join(to, PolicyFile)); err == nil {
+		return nil
+	}
+	return pemfile.Write(filepath.Join(to, PolicyFile), data, 0o600)
 }
 
 // restoreIssuers adds the issuers that the folder lacks: it may know newer ones.
@@ -250,8 +278,8 @@ func unpack(dir string, backup io.Reader) (about BackupAbout, err error) {
 			return about, checkSums(sums, files)
 		case header.Name == backupAbout:
 			err = readAbout(&about, content)
-		case header.Name == storeFile:
-			err = writeFile(filepath.Join(dir, storeFile), content)
+		case header.Name == storeFile, header.Name == PolicyFile:
+			err = writeFile(filepath.Join(dir, header.Name), content)
 		case folder == journalDir+"/":
 			err = journal.PutFile(filepath.Join(dir, journalDir), name, header.Size, content)
 		case folder == "issuers/" && strings.HasSuffix(name, ".crt") && !strings.HasPrefix(name, "."):

@@ -67,7 +67,7 @@ func (h *Hub) renewCertificate(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	next, err := ca.Issue(issuance.Request{Profile: issuance.ServerProfile(), Identity: id, PublicKey: leaf.PublicKey, DNSNames: leaf.DNSNames, IPAddresses: leaf.IPAddresses})
+	next, err := ca.Publishing(h.config.Status.Publication(ca.Certificate())).Issue(issuance.Request{Profile: issuance.ServerProfile(), Identity: id, PublicKey: leaf.PublicKey, DNSNames: leaf.DNSNames, IPAddresses: leaf.IPAddresses})
 	if err != nil {
 		return err
 	}

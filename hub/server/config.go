@@ -41,6 +41,8 @@ type Config struct {
 	Policy     PolicyConfig     `yaml:"policy"`
 	Renewal    RenewalConfig    `yaml:"renewal"`
 	Operations OperationsConfig `yaml:"operations"`
+	Status     StatusConfig     `yaml:"status"`
+	Misuse     MisuseConfig     `yaml:"misuse"`
 	Journal    JournalConfig    `yaml:"journal"`
 	Log        LogConfig        `yaml:"log"`
 
@@ -162,6 +164,8 @@ func DefaultConfig(dir string) Config {
 		Renewal: RenewalConfig{Lifetime: 365 * 24 * time.Hour, Grace: 30 * 24 * time.Hour},
 		Journal: JournalConfig{RetainBytes: 1 << 30, RetainAge: 7 * 24 * time.Hour, SegmentSize: 64 << 20, CheckpointAfter: 64 << 20},
 		Log:     LogConfig{Level: "info", Format: "text"},
+		Status:  StatusConfig{ListLifetime: 24 * time.Hour, AnswerLifetime: time.Hour},
+		Misuse:  MisuseConfig{HalfLife: 10 * time.Minute, Suspend: suspendNever},
 	}
 }
 
@@ -221,7 +225,7 @@ func (c Config) Check() error {
 		{"mqtt.limits.address_rate", limits.AddressRate, 0, 1 << 20},
 		{"mqtt.limits.issuer_burst", limits.IssuerBurst, 0, 1 << 20},
 		{"mqtt.limits.issuer_rate", limits.IssuerRate, 0, 1 << 20},
-		{"renewal.lifetime (s)", int(c.Renewal.Lifetime.Seconds()), 10, 10 * 365 * 24 * 3600},
+		{"renewal.lifetime (s)", int(c.Renewal.Lifetime.Seconds()), 600, 10 * 365 * 24 * 3600},
 		{"renewal.grace (s)", int(c.Renewal.Grace.Seconds()), 0, 10 * 365 * 24 * 3600},
 		{"mqtt.max_connections", c.MQTT.MaxConnections, 1, 1 << 20},
 		{"mqtt.max_packet_size", c.MQTT.MaxPacketSize, 1 << 10, 256 << 20},
@@ -243,6 +247,9 @@ func (c Config) Check() error {
 		if n.value < n.low || n.value > n.up {
 			return fmt.Errorf("%s: %d is not between %d and %d", n.key, n.value, n.low, n.up)
 		}
+	}
+	if err := errors.Join(c.Status.check(), c.Misuse.check()); err != nil {
+		return err
 	}
 	if err := consumer.CheckSinks(c.Sinks); err != nil {
 		return err

@@ -16,9 +16,10 @@ import (
 // hub left names addresses where nobody answers.
 type Endpoint struct {
 	PID     int    `json:"pid"`
-	MQTT    string `json:"mqtt"`    // HOST:PORT
-	HTTPS   string `json:"https"`   // HOST:PORT
-	Metrics string `json:"metrics"` // HOST:PORT
+	MQTT    string `json:"mqtt"`             // HOST:PORT
+	HTTPS   string `json:"https"`            // HOST:PORT
+	Metrics string `json:"metrics"`          // HOST:PORT
+	Status  string `json:"status,omitempty"` // HOST:PORT; empty: there is no such door
 }
 
 // EndpointFile returns the file's path for a hub in dir.

@@ -94,6 +94,9 @@ func (h *Hub) identify(leaf *x509.Certificate) (identity.Identity, error) {
 	if refusal, ok := errors.AsType[*mtls.Refusal](err); ok && h.inGrace(leaf, refusal) {
 		return refusal.Identity, nil
 	}
+	if err == nil {
+		err = h.refusedByList(peer)
+	}
 	return peer.Identity, err
 }
 
@@ -113,7 +116,7 @@ func (h *Hub) issueTo(id identity.Identity, key crypto.PublicKey) (*x509.Certifi
 	if err != nil {
 		return nil, err
 	}
-	leaf, err := ca.At(h.now).Issue(issuance.Request{Profile: issuance.DeviceProfile(), Identity: id, PublicKey: key, Valid: h.config.Renewal.Lifetime})
+	leaf, err := ca.At(h.now).Publishing(h.config.Status.Publication(ca.Certificate())).Issue(issuance.Request{Profile: issuance.DeviceProfile(), Identity: id, PublicKey: key, Valid: h.config.Renewal.Lifetime})
 	if errors.Is(err, issuance.ErrAuthority) {
 		h.log.Error("no certificate can be renewed", "error", err)
 		return nil, &est.Refusal{Status: http.StatusServiceUnavailable, Reason: "issuing-ca", RetryAfter: keyAway, Detail: "the hub's issuing CA may not sign now; ask again later"}

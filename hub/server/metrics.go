@@ -26,6 +26,7 @@ type metrics struct {
 	cpu        *prometheus.HistogramVec
 	bytes      *prometheus.CounterVec
 	parameters *prometheus.CounterVec
+	anomalies  *prometheus.CounterVec // registered by openMisuse
 }
 
 func newMetrics() *metrics {
@@ -131,6 +132,7 @@ func (h *Hub) registerMetrics() {
 	h.metrics.gauge("fleethub_retained", "Retained messages.", func() float64 { return float64(h.broker.Stats().Retained) })
 	h.metrics.gauge("fleethub_queued_bytes", "Messages that wait for sessions, in bytes.", func() float64 { return float64(h.broker.Stats().QueuedBytes) })
 	h.registerJournal()
+	h.registerStatus()
 	h.metrics.registry.MustRegister(newSinkMetrics(h.sinks))
 	h.metrics.counter("fleethub_sightings_dropped_total", "Last-seen times lost to a full queue.", nil, func() float64 { return float64(h.fleet.DroppedSightings()) })
 	for outcome, count := range map[string]*atomic.Uint64{

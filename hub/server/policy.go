@@ -119,7 +119,7 @@ func (s *policies) Reload(ctx context.Context, actor fleet.Actor, reason string)
 func (s *policies) reload(ctx context.Context, actor fleet.Actor, reason string) (admin.PolicyReload, error) {
 	former := s.State()
 	report := admin.PolicyReload{PolicyState: former}
-	note := fleet.Note{Action: "policy.reload", Subject: "policy " + former.Source, Reason: reason}
+	note := fleet.Note{Action: "policy.reload", Subject: "policy", Reason: reason}
 	err := s.h.fleet.Audited(ctx, actor, note, func() (string, error) {
 		p, source, err := s.read(former)
 		if err != nil {

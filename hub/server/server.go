@@ -33,8 +33,11 @@ import (
 	"github.com/fleethub/fleethub/hub/fleet"
 	"github.com/fleethub/fleethub/hub/journal"
 	"github.com/fleethub/fleethub/hub/listener"
+	"github.com/fleethub/fleethub/hub/misuse"
 	"github.com/fleethub/fleethub/hub/session"
+	"github.com/fleethub/fleethub/hub/status"
 	"github.com/fleethub/fleethub/hub/ticket"
+	"github.com/fleethub/fleethub/hub/why"
 )
 
 // ticketFile is where the ring of ticket keys is kept in a hub's folder.
@@ -73,6 +76,12 @@ type Hub struct {
 	consumers   *consumer.Consumers
 	sinks       *consumer.Sinks
 	settling    chan string // devices that have connected after a renewal
+	book        *why.Book
+	misuse      *misuse.Watch
+	anomalies   chan misuse.Anomaly // wait for the audit log
+	status      *status.Publisher
+	foreign     *status.Foreign
+	statusDoor  *http.Server // nil if there is none
 	mqtt        *listener.Listener
 	api         *http.Server
 	health      *http.Server
@@ -165,9 +174,14 @@ func (h *Hub) load() error {
 	if allow == nil {
 		allow = h.policies.current.Allow
 	}
+	if err := h.openStatus(); err != nil {
+		return err
+	}
 	h.admission = admission.New(h.fleet, allow)
 	h.account = newAccount(h.fleet, h.now, maxAccounts)
 	observer := observer{h.metrics, h.account}
+	h.book = why.NewBook(0, 0, h.now)
+	h.openMisuse()
 	state, err := h.openJournal()
 	if err != nil {
 		return err
@@ -175,7 +189,7 @@ func (h *Hub) load() error {
 	h.broker, err = broker.New(broker.Config{
 		Devices: h.fleet, Allow: allow, Journal: h.journal, State: state, Sessions: h.sessions, Seen: h.seen, MaxPacketSize: h.config.MQTT.MaxPacketSize,
 		Quotas: h.config.MQTT.Quotas.broker(), CheckpointAfter: int64(h.config.Journal.CheckpointAfter),
-		OnRefused: observer.OnRefused, Now: h.now, Log: h.log,
+		OnRefused: observer.OnRefused, Observer: watchman{chronicle{h}}, Now: h.now, Log: h.log,
 	})
 	if err != nil {
 		return err
@@ -205,14 +219,18 @@ func (h *Hub) load() error {
 		ConnectTimeout:   h.config.MQTT.ConnectTimeout,
 		MaxConnections:   h.config.MQTT.MaxConnections,
 		Limits:           h.config.MQTT.Limits.listener(),
-		Observer:         observer,
+		Observer:         doorObserver{observer, chronicle{h}},
 		Log:              h.log,
 	})
 	h.api = admin.NewServer(admin.Config{
 		Fleet: h.fleet, Verifier: h.verifier, Watch: h.watch, Live: h.live, Backup: h.Backup, Handshakes: h.account.of, Log: h.log,
-		Consumers: h.consumers, Sinks: h.sinks, Policies: &h.policies, Issuers: issuers{h}, Tickets: h.tickets, TicketStats: &h.codec.Stats, Started: h.started,
+		Consumers: h.consumers, Sinks: h.sinks, Policies: &h.policies, Issuers: issuers{h}, Lists: lists{h}, Why: h.why, Anomalies: h.anomaliesOf, Tickets: h.tickets, TicketStats: &h.codec.Stats, Started: h.started,
 	}, h.apiTLS())
 	h.api.Handler = withEST(h.newEST(), h.api.Handler)
+	h.api.Handler = h.withStatus(h.withWhy(h.api.Handler))
+	if h.config.Status.Addr != "" {
+		h.statusDoor = h.newStatusDoor()
+	}
 	h.health = newMetricsServer(h.metrics, h.unready)
 	h.registerMetrics()
 	return nil
@@ -223,6 +241,9 @@ func (h *Hub) load() error {
 func (h *Hub) verifyMQTT(cs tls.ConnectionState) (mtls.Peer, error) {
 	peer, err := h.verifier.Verify(cs, identity.RoleDevice, identity.RoleService)
 	if err != nil {
+		return peer, err
+	}
+	if err := h.refusedByList(peer); err != nil {
 		return peer, err
 	}
 	return peer, h.admission.Check(peer)
@@ -252,6 +273,7 @@ type deviceSessions struct{ h *Hub }
 
 // DisconnectMany implements fleet.Sessions.
 func (d deviceSessions) DisconnectMany(ctx context.Context, ids []string, reason string) []fleet.Closed {
+	d.h.status.Changed()
 	closed := make([]fleet.Closed, 0, len(ids))
 	for _, c := range d.h.broker.DisconnectMany(ctx, ids, reason) {
 		closed = append(closed, fleet.Closed{ID: c.ID, Sessions: c.Sessions, At: c.At, LastPacket: c.LastPacket})
@@ -297,7 +319,20 @@ func (h *Hub) Start() error {
 		https.Close()
 		return err
 	}
+	var statusDoor net.Listener
+	if h.statusDoor != nil {
+		if statusDoor, err = listen(h.config.Status.Addr, "status-addr"); err != nil {
+			mqtt.Close()
+			https.Close()
+			metrics.Close()
+			return err
+		}
+	}
 	h.endpoint = Endpoint{PID: os.Getpid(), MQTT: mqtt.Addr().String(), HTTPS: https.Addr().String(), Metrics: metrics.Addr().String()}
+	if statusDoor != nil {
+		h.endpoint.Status = statusDoor.Addr().String()
+		h.running.Go(func() { h.fail("status", h.statusDoor.Serve(statusDoor)) })
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	h.stop = stop
 	h.sinks.Start()
@@ -305,6 +340,9 @@ func (h *Hub) Start() error {
 	h.running.Go(func() { h.fail("HTTPS", h.api.ServeTLS(https, "", "")) })
 	h.running.Go(func() { h.fail("metrics", h.health.Serve(metrics)) })
 	h.running.Go(func() { h.keepFresh(ctx) })
+	h.running.Go(func() { h.status.Run(ctx) })
+	h.running.Go(func() { h.watchForeign(ctx) })
+	h.running.Go(func() { h.recordAnomalies(ctx) })
 	h.running.Go(func() { h.settleRenewals(ctx) })
 	h.running.Go(func() { watchdog(ctx) })
 	h.running.Go(func() { tidy(ctx) })
@@ -361,6 +399,9 @@ func (h *Hub) Close() {
 		}
 		if h.health != nil {
 			h.health.Close()
+		}
+		if h.statusDoor != nil {
+			h.statusDoor.Close()
 		}
 		h.running.Wait()
 		if h.sinks != nil {

@@ -23,8 +23,8 @@ import (
 )
 
 // ErrOwn is in the chain of the error about a list of an issuer whose lists the hub
-// signs itself.
-var ErrOwn = errors.New("the hub signs this issuer's revocation lists itself")
+// signs itself. It matches revocation.ErrIssuer.
+var ErrOwn = fmt.Errorf("%w: the hub signs that issuer's revocation lists itself", revocation.ErrIssuer)
 
 // ForeignConfig is what Foreign needs. Dir and Issuers are required.
 type ForeignConfig struct {
@@ -46,6 +46,7 @@ type ForeignConfig struct {
 type Foreign struct {
 	config  ForeignConfig
 	current atomic.Pointer[map[string]*foreignList] // by KeyID; replaced, never changed
+	refused atomic.Uint64
 
 	mu      sync.Mutex // held by Import and Check; guards what follows
 	known   map[string]known
@@ -191,9 +192,31 @@ type Imported struct {
 
 // Import takes a list in DER or PEM, if an issuer that the hub trusts has signed it, it
 // is newer than the one known, and it is in its time. From then on Revoked says what it
-// says; it is on disk when Import returns nil. Its error matches ErrOwn or one of
-// package revocation's.
+// says; it is on disk when Import returns nil. Its error matches one of package revocation's.
 func (f *Foreign) Import(data []byte) (Imported, error) {
+	imported, err := f.take(data)
+	if err != nil {
+		f.refused.Add(1)
+		f.config.Log.Error("a foreign revocation list is refused", "error", err)
+		return imported, err
+	}
+	f.config.Log.Info("a foreign revocation list is in force", "issuer", imported.Issuer.Subject.CommonName, "number", imported.List.Number, "entries", len(imported.List.Entries), "next_update", imported.List.NextUpdate)
+	return imported, nil
+}
+
+// Refused returns how many lists were not accepted.
+func (f *Foreign) Refused() uint64 { return f.refused.Load() }
+
+// Accepted returns the lists in use.
+func (f *Foreign) Accepted() []Imported {
+	var all []Imported
+	for _, l := range *f.current.Load() {
+		all = append(all, Imported{Issuer: l.issuer, List: l.list})
+	}
+	return all
+}
+
+func (f *Foreign) take(data []byte) (Imported, error) {
 	if block, _ := pem.Decode(data); block != nil && block.Type == "X509 CRL" {
 		data = block.Bytes
 	}

@@ -36,7 +36,7 @@ import (
 )
 
 // Authority is an issuing CA of the hub's. Key is nil if it is kept elsewhere: what was
-// signed is served until it is out of date.
+// signed is served until it is out of date, and where nothing was, nothing is.
 type Authority struct {
 	Certificate *x509.Certificate
 	Key         crypto.Signer
@@ -300,6 +300,9 @@ func (p *Publisher) renewList(ctx context.Context, next *authority, a Authority,
 	sum := digest(entries)
 	if !due && sum == next.digest {
 		return nil
+	}
+	if a.Key == nil && next.der == nil {
+		return nil // the key never was here: there is nothing to keep up
 	}
 	if a.Key == nil {
 		return fmt.Errorf("the revocation list of %q needs to be signed and the CA's key is not at the hub; the last one is good until %s", a.Certificate.Subject.CommonName, next.list.NextUpdate.Format(time.RFC3339))

@@ -129,21 +129,11 @@ func (l *Ledger) Manifest(n uint64) (Manifest, error) {
 func (l *Ledger) Entries(m Manifest, visit func(r Record, der []byte) error) error {
 	return l.view(func(tx *bbolt.Tx) error {
 		for seq := m.First; seq <= m.Last; seq++ {
-			id := tx.Bucket(issuedBucket).Get(number(seq))
-			var record Record
-			known, err := load(tx.Bucket(devicesBucket), id, &record)
-			if err == nil && record.Sequence != seq { // replaced since, or about to be
-				record = Record{}
-				known, err = load(tx.Bucket(historyBucket), number(seq), &record)
-			}
+			record, der, err := issuedAs(tx, seq, tx.Bucket(issuedBucket).Get(number(seq)))
 			if err != nil {
 				return err
 			}
-			der := tx.Bucket(certificatesBucket).Get(number(seq))
-			if !known || der == nil {
-				return fmt.Errorf("certificate %d is missing: restore the ledger from a backup", seq)
-			}
-			if err := visit(record, append([]byte(nil), der...)); err != nil {
+			if err := visit(record, der); err != nil {
 				return err
 			}
 		}

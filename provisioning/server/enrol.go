@@ -23,49 +23,49 @@ const (
 	retryAuthority = time.Minute
 )
 
-func (s *Server) enroll(_ context.Context, r est.Request) (est.Answer, error) {
-	return s.enrol(r.Address, station.Applicant{CSR: r.CSR, Token: secret(r.Token), Claim: r.Peer})
+func (s *Server) enroll(ctx context.Context, r est.Request) (est.Answer, error) {
+	return s.enrol(ctx, r.Address, station.Applicant{CSR: r.CSR, Token: secret(r.Token), Claim: r.Peer})
 }
 
-func (s *Server) reenroll(_ context.Context, r est.Request) (est.Answer, error) {
-	return s.enrol(r.Address, station.Applicant{CSR: r.CSR, Current: r.Peer})
+func (s *Server) reenroll(ctx context.Context, r est.Request) (est.Answer, error) {
+	return s.enrol(ctx, r.Address, station.Applicant{CSR: r.CSR, Current: r.Peer})
 }
 
 // challenge begins an attested enrolment. Only who has a credential that is still good
 // is worth the work.
-func (s *Server) challenge(_ context.Context, x est.Exchange) ([]byte, error) {
+func (s *Server) challenge(ctx context.Context, x est.Exchange) ([]byte, error) {
 	request, err := attestation.ParseRequest(x.JSON)
 	if err != nil {
-		return nil, s.refuse(x.Address, err)
+		return nil, refuse(ctx, err)
 	}
 	csr, err := issuance.ParseCSR(request.CSR)
 	if err != nil {
-		return nil, s.refuse(x.Address, err)
+		return nil, refuse(ctx, err)
 	}
 	if err := s.config.Station.Admits(station.Applicant{CSR: csr, Token: secret(x.Token), Claim: x.Peer}, ledger.TPM); err != nil {
-		return nil, s.refuse(x.Address, err)
+		return nil, refuse(ctx, err)
 	}
 	challenge, err := s.config.Attestation.Begin(request, s.binding)
 	if err != nil {
-		return nil, s.refuse(x.Address, err)
+		return nil, refuse(ctx, err)
 	}
 	return json.Marshal(challenge)
 }
 
-func (s *Server) enrollAttested(_ context.Context, x est.Exchange) (est.Answer, error) {
+func (s *Server) enrollAttested(ctx context.Context, x est.Exchange) (est.Answer, error) {
 	answer, err := attestation.ParseAnswer(x.JSON)
 	if err != nil {
-		return est.Answer{}, s.refuse(x.Address, err)
+		return est.Answer{}, refuse(ctx, err)
 	}
 	evidence, err := s.config.Attestation.Finish(answer, s.binding)
 	if err != nil {
-		return est.Answer{}, s.refuse(x.Address, err)
+		return est.Answer{}, refuse(ctx, err)
 	}
 	csr, err := issuance.ParseCSR(evidence.CSR.Raw)
 	if err != nil {
-		return est.Answer{}, s.refuse(x.Address, err)
+		return est.Answer{}, refuse(ctx, err)
 	}
-	return s.enrol(x.Address, station.Applicant{CSR: csr, Token: secret(x.Token), Claim: x.Peer, EK: evidence.EK()})
+	return s.enrol(ctx, x.Address, station.Applicant{CSR: csr, Token: secret(x.Token), Claim: x.Peer, EK: evidence.EK()})
 }
 
 // secret takes a token as it was told or its secret alone.
@@ -76,10 +76,10 @@ func secret(text string) string {
 	return text
 }
 
-func (s *Server) enrol(address string, p station.Applicant) (est.Answer, error) {
+func (s *Server) enrol(ctx context.Context, address string, p station.Applicant) (est.Answer, error) {
 	e, err := s.config.Station.Enrol(p)
 	if err != nil {
-		return est.Answer{}, s.refuse(address, err)
+		return est.Answer{}, refuse(ctx, err)
 	}
 	serial := identity.SerialString(e.Certificate.SerialNumber)
 	s.config.Log.Info("device enrolled", "device", e.ID, "serial", serial, "protection", e.Protection, "address", address, "repeated", e.Repeated, "supersedes", e.Supersedes)
@@ -91,15 +91,16 @@ func (s *Server) enrol(address string, p station.Applicant) (est.Answer, error) 
 	}}, nil
 }
 
-// refuse gives an error its status code. One that is the station's own fault stays as it
-// is, for the log.
-func (s *Server) refuse(address string, err error) error {
+// refuse gives an error its status code, and leaves its reason for the request's event.
+// One that is the station's own fault stays as it is, for the log.
+func refuse(ctx context.Context, err error) error {
 	refusal := refusalOf(err)
 	if refusal == nil {
-		s.config.OnEvent(Event{At: time.Now(), Address: address, Reason: "internal", Detail: "the station could not do it; its log says why"})
 		return err
 	}
-	s.config.OnEvent(Event{At: time.Now(), Address: address, Reason: refusal.Reason, Detail: refusal.Detail})
+	if t, ok := ctx.Value(toldKey{}).(*told); ok {
+		t.reason = refusal.Reason
+	}
 	return refusal
 }
 

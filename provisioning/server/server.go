@@ -97,7 +97,7 @@ func New(c Config) (*Server, error) {
 		config.Challenge, config.EnrollAttested = s.challenge, s.enrollAttested
 	}
 	mux := http.NewServeMux()
-	mux.Handle(est.Prefix, est.NewHandler(config))
+	mux.Handle(est.Prefix, s.watched(est.NewHandler(config)))
 	if c.Handler != nil {
 		mux.Handle("/", c.Handler)
 	}

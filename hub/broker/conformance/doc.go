@@ -12,7 +12,7 @@
 // Most rules use a pair: a device that subscribes below d/<id>/cmd and a service
 // that publishes there. The shipped policy lets nobody read what it writes, so what
 // needs one client on both sides (No Local, the public suites) runs against a hub
-// whose policy is opened for one namespace: see open_test.go.
+// whose policy lets services do everything: see open_test.go.
 //
 // scripts/interop.sh runs public interoperability suites through a shim: see
 // interop_test.go and shim_test.go.

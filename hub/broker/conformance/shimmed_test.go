@@ -10,10 +10,10 @@ import (
 	"github.com/fleethub/fleethub/hub/wire"
 )
 
-// TestShimChangesNamesAndNothingElse plays a suite's part: plain bytes, names of its own.
-func TestShimChangesNamesAndNothingElse(t *testing.T) {
+// TestShimChangesClientIdentifiersAndNothingElse plays a suite's part: plain bytes, names of its own.
+func TestShimChangesClientIdentifiersAndNothingElse(t *testing.T) {
 	h := start(t, open)
-	s := startShim(t, h.MQTTAddr(), h.named("interop"), "left/alone")
+	s := startShim(t, h.MQTTAddr(), h.named("interop"))
 	x := &exam{T: t, hub: h, version: wire.V5}
 	dial := func() func([]byte, string) {
 		conn, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(s.port()))
@@ -34,7 +34,7 @@ func TestShimChangesNamesAndNothingElse(t *testing.T) {
 	}
 	expect := dial()
 	expect(x.connectBytes(flagClean|flagWill, str("a suite's client"), x.props(), str("gone"), str("last words")), "\x20")
-	expect(packet(0x82, u16(1), x.props(), str("#"), []byte{0}, str("$share/g/a/+"), []byte{0}, str("left/alone"), []byte{0}), "\x90\x06\x00\x01\x00\x00\x00\x87")
+	expect(packet(0x82, u16(1), x.props(), str("#"), []byte{0}, str("$share/g/a/+"), []byte{0}, str(forbidden), []byte{0}), "\x90\x06\x00\x01\x00\x00\x00\x87")
 	message := x.publishBytes(0, "/b", 0, prop(0x26, append(str("key"), str("value")...)), "payload")
 	expect(message, string(message))
 	aliased := x.publishBytes(0, "b", 0, prop(0x23, u16(1)), "sets")
