@@ -61,6 +61,10 @@ bench-peers: ## the hub beside a bare crypto/tls server, mosquitto (Debian packa
 	@command -v mosquitto >/dev/null || [[ -x /usr/sbin/mosquitto ]] || { echo "bench-peers: there is no mosquitto; apt-get install mosquitto" >&2; exit 1; }
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./firmware-sim/peers -args -peers
 
+.PHONY: interop
+interop: setup ## public MQTT interoperability suites against the hub (fetched with git, needs python3): some ten minutes
+	scripts/interop.sh
+
 .PHONY: soak
 soak: setup ## 50 kills, 50 power cuts and every fault at full size, judged from outside (as root; an hour or more)
 	SOAK_KILLS=50 SOAK_CONNECTS=1000000 SOAK_STOP=30s SOAK_FUZZ=5m $(GO) test -count=1 -v -timeout 4h ./firmware-sim/soak

@@ -51,7 +51,7 @@ func withStation(c *cobra.Command, dir string, do func(*station.Station) error) 
 	if done, err := forward(c, dir); done {
 		return err
 	}
-	s, err := station.Open(dir, nil)
+	s, err := openStation(c, dir)
 	if err != nil {
 		return coded(err)
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 func initCommand(output *command.Output) *cobra.Command {
-	var dir, name string
+	var dir, name, kept string
 	c := &cobra.Command{
 		Use:   "init --dir S --name NAME",
 		Short: "Make a station: its key, ledger and the CSR for its authority",
@@ -19,7 +19,11 @@ func initCommand(output *command.Output) *cobra.Command {
   hub station authorize --dir HUB --csr /var/lib/fleethub/station/station.csr --out bench-1.crt`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			made, err := station.Init(dir, name)
+			newKey, err := keyMaker(c, dir, kept)
+			if err != nil {
+				return err
+			}
+			made, err := station.InitWith(dir, name, newKey)
 			if err != nil {
 				return coded(err)
 			}
@@ -32,6 +36,7 @@ func initCommand(output *command.Output) *cobra.Command {
 	}
 	dirFlag(c, &dir)
 	c.Flags().StringVar(&name, "name", "", "the station's `name`, as in bench-1")
+	c.Flags().StringVar(&kept, "key", keptInFile, "where the station's key is kept: file, passphrase (an encrypted file) or tpm")
 	require(c, "name")
 	return c
 }

@@ -31,6 +31,7 @@ boards enrol over the bench LAN against the orders that 'order import' opened, a
 	c.AddCommand(
 		initCommand(output),
 		acceptCommand(output),
+		keyCommand(output),
 		issueCommand(output),
 		batchCommand(output),
 		manifestCommand(output),

@@ -50,7 +50,7 @@ Nothing can be changed there, and no secret is on it.`,
 				}
 				o.print = target
 			}
-			s, err := station.Open(o.dir, nil)
+			s, err := openStation(c, o.dir)
 			if errors.Is(err, ledger.ErrLocked) {
 				return fmt.Errorf("%w, or a server runs there already", err)
 			}

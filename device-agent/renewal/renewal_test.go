@@ -120,7 +120,7 @@ func TestDueIsAtTwoThirdsWithASpread(t *testing.T) {
 		if part := float64(after) / float64(lifetime); part < 2.0/3-0.051 || part > 2.0/3+0.051 {
 			t.Errorf("due at %.3f of the lifetime", part)
 		}
-		if Due(leaf) != Due(leaf) {
+		if again := Due(leaf).Sub(leaf.NotBefore); again != after {
 			t.Error("it changes its mind")
 		}
 		seen[after] = true

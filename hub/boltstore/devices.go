@@ -1,10 +1,13 @@
 package boltstore
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"runtime"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/fleethub/fleethub/hub/registry"
@@ -21,10 +24,9 @@ type encodedDevice struct {
 }
 
 type encodedCertificate struct {
-	key, der    []byte // der is nil if the record came without, and what is stored stays
-	serial      []byte // key in bucket serials
-	owner       []byte
-	fingerprint string
+	key, der []byte // der is nil if the record came without, and what is stored stays
+	serial   []byte // key in bucket serials
+	owner    []byte
 }
 
 // encodeDevices turns records into octets, on all processors: a large manifest's would
@@ -67,7 +69,7 @@ func (e *encodedDevice) encode(d *registry.Device) error {
 	e.certificates = make([]encodedCertificate, len(d.Certificates))
 	for i, c := range d.Certificates {
 		e.certificates[i] = encodedCertificate{
-			key: certificateKey(d.ID, c.Fingerprint), der: c.DER, fingerprint: c.Fingerprint,
+			key: certificateKey(d.ID, c.Fingerprint), der: c.DER,
 			serial: serialKey(c.Issuer, c.Serial), owner: encodeOwner(d.ID, c),
 		}
 		c.DER, c.Standing = nil, ""
@@ -89,28 +91,28 @@ func certificateKey(id, fingerprint string) []byte {
 	return append(key, fingerprint...)
 }
 
-// putDevices writes records and what goes with them. Records that come in order of ID,
-// as a manifest's do, fill their pages.
+// putDevices writes records and what goes with them, each bucket in the order of its
+// keys: a bucket that is filled in another order moves what it has for each key.
 func (s *Store) putDevices(tx *bbolt.Tx, encoded []encodedDevice) error {
-	devices, facts, certificates, serials := tx.Bucket(bucketDevices), tx.Bucket(bucketFacts), tx.Bucket(bucketCertificates), tx.Bucket(bucketSerials)
+	if err := s.putSerials(tx, encoded); err != nil {
+		return err
+	}
+	devices, facts, certificates := tx.Bucket(bucketDevices), tx.Bucket(bucketFacts), tx.Bucket(bucketCertificates)
 	if len(encoded) > 1 {
+		// Later records of one ID win.
+		slices.SortStableFunc(encoded, func(a, b encodedDevice) int { return strings.Compare(a.device.ID, b.device.ID) })
+		// A manifest's records come in order of ID and fill their pages.
 		devices.FillPercent, facts.FillPercent, certificates.FillPercent = 0.9, 0.9, 0.9
 	}
 	for i := range encoded {
 		e := &encoded[i]
-		for j, c := range e.certificates {
-			if value := serials.Get(c.serial); value != nil {
-				owner, err := decodeOwner(value)
-				if err != nil {
-					return s.damaged(fmt.Errorf("owner of serial number %s: %w", e.device.Certificates[j].Key(), err))
-				}
-				if owner.Device != e.device.ID {
-					return &registry.ConflictError{ID: e.device.ID, Owner: owner.Device, Serial: e.device.Certificates[j].Serial}
-				}
-			}
-			if err := serials.Put(c.serial, c.owner); err != nil {
-				return err
-			}
+		if err := devices.Put([]byte(e.device.ID), e.record); err != nil {
+			return err
+		}
+		if err := facts.Put([]byte(e.device.ID), e.facts); err != nil {
+			return err
+		}
+		for _, c := range e.certificates {
 			if c.der == nil {
 				continue
 			}
@@ -118,10 +120,37 @@ func (s *Store) putDevices(tx *bbolt.Tx, encoded []encodedDevice) error {
 				return err
 			}
 		}
-		if err := devices.Put([]byte(e.device.ID), e.record); err != nil {
-			return err
+	}
+	return nil
+}
+
+// putSerials writes whose each certificate is, unless it is another device's.
+func (s *Store) putSerials(tx *bbolt.Tx, encoded []encodedDevice) error {
+	type claim struct {
+		*encodedCertificate
+		device      *registry.Device
+		certificate *registry.Certificate
+	}
+	var claims []claim
+	for i := range encoded {
+		e := &encoded[i]
+		for j := range e.certificates {
+			claims = append(claims, claim{&e.certificates[j], e.device, &e.device.Certificates[j]})
 		}
-		if err := facts.Put([]byte(e.device.ID), e.facts); err != nil {
+	}
+	slices.SortStableFunc(claims, func(a, b claim) int { return bytes.Compare(a.serial, b.serial) })
+	serials := tx.Bucket(bucketSerials)
+	for _, c := range claims {
+		if value := serials.Get(c.serial); value != nil {
+			owner, err := decodeOwner(value)
+			if err != nil {
+				return s.damaged(fmt.Errorf("owner of serial number %s: %w", c.certificate.Key(), err))
+			}
+			if owner.Device != c.device.ID {
+				return &registry.ConflictError{ID: c.device.ID, Owner: owner.Device, Serial: c.certificate.Serial}
+			}
+		}
+		if err := serials.Put(c.serial, c.owner); err != nil {
 			return err
 		}
 	}

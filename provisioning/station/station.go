@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fleethub/fleethub/certs/cakey"
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/issuance"
 	"github.com/fleethub/fleethub/certs/pemfile"
@@ -73,10 +74,26 @@ type Created struct {
 	KeyHash string `json:"key_sha256"` // identity.KeyFingerprint, to be compared at the root
 }
 
-// Init makes a station in dir: its key, the request for its authority, and an empty
+// KeyMaker makes a station's key and returns it with the contents of its file.
+type KeyMaker func() (key crypto.Signer, file []byte, err error)
+
+// PlainKey makes a key in a file.
+func PlainKey() (crypto.Signer, []byte, error) {
+	key, err := issuance.NewKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	file, err := pemfile.EncodeKey(key)
+	return key, file, err
+}
+
+// Init is InitWith of a PlainKey.
+func Init(dir, name string) (Created, error) { return InitWith(dir, name, PlainKey) }
+
+// InitWith makes a station in dir: its key, the request for its authority, and an empty
 // ledger, all or nothing. It refuses to overwrite. Repeated after a kill it either
 // starts afresh or returns what the killed run had made.
-func Init(dir, name string) (Created, error) {
+func InitWith(dir, name string, newKey KeyMaker) (Created, error) {
 	if err := identity.ValidID(name); err != nil {
 		return Created{}, errorf(ErrInvalid, "the station can't have that name: %w", err)
 	}
@@ -98,7 +115,7 @@ func Init(dir, name string) (Created, error) {
 		return Created{}, err
 	}
 	defer stage.Abort()
-	key, err := issuance.NewKey()
+	key, file, err := newKey()
 	if err != nil {
 		return Created{}, err
 	}
@@ -106,7 +123,7 @@ func Init(dir, name string) (Created, error) {
 	if err != nil {
 		return Created{}, err
 	}
-	if err := pemfile.WriteKey(stage.Path(keyFile), key); err != nil {
+	if err := pemfile.Write(stage.Path(keyFile), file, 0o600); err != nil {
 		return Created{}, err
 	}
 	if err := pemfile.WriteCSR(stage.Path(csrFile), csr); err != nil {
@@ -147,16 +164,22 @@ func ledgerName(dir string) string {
 	return l.Station()
 }
 
-// Open opens the station in dir. A nil now is time.Now.
+// Open is OpenWith of keys in plain files and in this machine's TPM.
 func Open(dir string, now func() time.Time) (*Station, error) {
+	return OpenWith(dir, cakey.Opener{}, now)
+}
+
+// OpenWith opens the station in dir, whose key is where its file says. A nil now is
+// time.Now.
+func OpenWith(dir string, keys cakey.Opener, now func() time.Time) (*Station, error) {
 	if now == nil {
 		now = time.Now
 	}
 	if _, err := pemfile.Finish(dir); err != nil {
 		return nil, err
 	}
-	key, err := pemfile.ReadKey(filepath.Join(dir, keyFile))
-	if errors.Is(err, fs.ErrNotExist) {
+	key, err := keys.Open(filepath.Join(dir, keyFile))
+	if _, lost := os.Lstat(filepath.Join(dir, keyFile)); errors.Is(lost, fs.ErrNotExist) {
 		return nil, errorf(ErrNotFound, "%s holds no station: make one with `provisioning init --dir %s --name NAME`", dir, dir)
 	}
 	if err != nil {
@@ -184,6 +207,35 @@ func (s *Station) Name() string { return s.name }
 
 // Ledger returns the station's journal, to read. It is closed with the station.
 func (s *Station) Ledger() *ledger.Ledger { return s.ledger }
+
+// SetPassphrase encrypts the key of the station in dir with a passphrase or, if that is
+// empty, takes it into a plain file again. The file is replaced at once, or stays as it
+// is. What a plain file held may stay on the disk's free blocks.
+func SetPassphrase(dir string, keys cakey.Opener, passphrase []byte) error {
+	path := filepath.Join(dir, keyFile)
+	kind, err := cakey.KindOf(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errorf(ErrNotFound, "%s holds no station", dir)
+	}
+	if err != nil {
+		return err
+	}
+	if kind == cakey.TPM {
+		return errorf(ErrInvalid, "the key of the station in %s is in the TPM, which never lets it out: it needs no passphrase", dir)
+	}
+	key, err := keys.Open(path)
+	if err != nil {
+		return err
+	}
+	file, err := pemfile.EncodeKey(key)
+	if len(passphrase) > 0 {
+		file, err = cakey.Encrypt(key, passphrase)
+	}
+	if err != nil {
+		return err
+	}
+	return pemfile.Write(path, file, 0o600)
+}
 
 func hashKey(pub crypto.PublicKey) (string, error) {
 	spki, err := x509.MarshalPKIXPublicKey(pub)
