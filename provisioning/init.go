@@ -36,7 +36,7 @@ func initCommand(output *command.Output) *cobra.Command {
 	}
 	dirFlag(c, &dir)
 	c.Flags().StringVar(&name, "name", "", "the station's `name`, as in bench-1")
-	c.Flags().StringVar(&kept, "key", keptInFile, "where the station's key is kept: file, passphrase (an encrypted file) or tpm")
+	c.Flags().StringVar(&kept, "key", keptInFile, "where the station's `key` is kept: file, passphrase (an encrypted file), tpm, or pkcs11:URI of a key pair that was made in an HSM")
 	require(c, "name")
 	return c
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -20,6 +21,7 @@ const (
 	keptInFile     = "file"
 	keptEncrypted  = "passphrase"
 	keptInTPM      = "tpm"
+	keptInHSM      = "pkcs11:"               // what its URI begins with
 	tpmVariable    = "FLEETHUB_TPM"          // the TPM's address, if it is not the one in /dev
 	credentialsDir = "CREDENTIALS_DIRECTORY" // systemd.exec(5)
 )
@@ -48,6 +50,9 @@ func openStation(c *cobra.Command, dir string) (*station.Station, error) {
 
 // keyMaker returns what makes a station's key, to be kept like that.
 func keyMaker(c *cobra.Command, dir, kept string) (station.KeyMaker, error) {
+	if strings.HasPrefix(kept, keptInHSM) {
+		return func() (crypto.Signer, []byte, error) { return opener(c).Token(filepath.Join(dir, "station.key"), kept) }, nil
+	}
 	switch kept {
 	case keptInFile:
 		return station.PlainKey, nil
@@ -68,7 +73,7 @@ func keyMaker(c *cobra.Command, dir, kept string) (station.KeyMaker, error) {
 			return key, file, err
 		}, nil
 	}
-	return nil, command.Errorf(command.Usage, "a key can't be kept in %.40q: say file, passphrase or tpm", kept)
+	return nil, command.Errorf(command.Usage, "a key can't be kept in %.40q: say file, passphrase, tpm or pkcs11:URI", kept)
 }
 
 func newPassphrase(c *cobra.Command, dir string) ([]byte, error) {

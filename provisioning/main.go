@@ -33,6 +33,7 @@ boards enrol over the bench LAN against the orders that 'order import' opened, a
 		acceptCommand(output),
 		keyCommand(output),
 		issueCommand(output),
+		signCommand(output),
 		batchCommand(output),
 		manifestCommand(output),
 		listCommand(output),

@@ -4,9 +4,10 @@
 //	PRIVATE KEY            the key itself (PKCS #8, also SEC 1), for a machine whose disk is trusted
 //	ENCRYPTED PRIVATE KEY  the key under a passphrase (PKCS #8 with PBES2, RFC 8018), as openssl pkcs8 -topk8 writes it, too
 //	TSS2 PRIVATE KEY       a key that was made in this machine's TPM and can't leave it
+//	pkcs11:…               a key in an HSM or smart card (RFC 7512), in programs built with the tag pkcs11
 //
 // A thief of the file has the CA in the first case; in the second if the passphrase can
-// be guessed; in the third not at all, as long as the machine isn't his, too.
+// be guessed; in the others not at all, as long as TPM or HSM aren't his, too.
 package cakey
 
 import (
@@ -43,8 +44,8 @@ var ErrPassphrase = errors.New("the passphrase is wrong, or the file damaged")
 // Opener opens keys. The zero value opens those in plain files and in the TPM that this
 // machine has.
 type Opener struct {
-	// Passphrase returns the passphrase of the key in that file; it is the Opener's to
-	// overwrite. Nil: encrypted keys are refused.
+	// Passphrase returns the passphrase of the key in that file, or the PIN of the token
+	// that the file names; it is the Opener's to overwrite. Nil: such keys are refused.
 	Passphrase func(path string) ([]byte, error)
 
 	// TPM is the address of the TPM, see tpm.Open. "": the one that tpm.Detect finds.
@@ -60,6 +61,9 @@ func (o Opener) Open(path string) (crypto.Signer, error) {
 	}
 	if tpm.IsKeyFile(data) {
 		return o.openTPM(path, data)
+	}
+	if isToken(data) {
+		return o.openToken(path, data)
 	}
 	block, _ := pem.Decode(data)
 	if block == nil || block.Type != typeEncrypted {
@@ -99,6 +103,26 @@ func (o Opener) openTPM(path string, data []byte) (crypto.Signer, error) {
 	return key, nil
 }
 
+func (o Opener) openToken(path string, data []byte) (crypto.Signer, error) {
+	t, err := parseToken(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s names a PKCS #11 token wrongly: %w", path, err)
+	}
+	if o.Passphrase == nil {
+		return nil, fmt.Errorf("%s names a key in a token, and there is nobody to give its PIN", path)
+	}
+	pin, err := o.Passphrase(path)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(pin)
+	key, err := t.open(pin)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return key, nil
+}
+
 func (o Opener) openDevice() (*tpm.TPM, error) {
 	address := o.TPM
 	if address == "" {
@@ -121,6 +145,14 @@ func (o Opener) Create() (crypto.Signer, []byte, error) {
 		return nil, nil, err
 	}
 	return key, key.PEM(), nil
+}
+
+// Token opens the key that the PKCS #11 URI names and returns it with its file's
+// contents. path is where those will be: the PIN is asked for under that name.
+func (o Opener) Token(path, uri string) (crypto.Signer, []byte, error) {
+	file := []byte(uri + "\n")
+	key, err := o.openToken(path, file)
+	return key, file, err
 }
 
 // Encrypt returns the contents of the key's file, encrypted with AES-256-CBC under a key
@@ -152,6 +184,7 @@ const (
 	File      Kind = "file"
 	Encrypted Kind = "encrypted file"
 	TPM       Kind = "TPM"
+	HSM       Kind = "PKCS #11 token"
 )
 
 // KindOf returns where the key of that file is kept, without opening it.
@@ -162,6 +195,9 @@ func KindOf(path string) (Kind, error) {
 	}
 	if tpm.IsKeyFile(data) {
 		return TPM, nil
+	}
+	if isToken(data) {
+		return HSM, nil
 	}
 	if block, _ := pem.Decode(data); block != nil && block.Type == typeEncrypted {
 		return Encrypted, nil

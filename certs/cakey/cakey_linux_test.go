@@ -192,6 +192,22 @@ func FuzzOpenNeverPanics(f *testing.F) {
 	})
 }
 
+func TestTokenIsNamedByItsURI(t *testing.T) {
+	const uri = "pkcs11:token=fleet%20ca;object=station;type=private?module-path=/m.so"
+	got, err := parseToken([]byte(" " + uri + "\n"))
+	if err != nil || got != (token{"fleet ca", "station", "/m.so"}) {
+		t.Errorf("%+v %v", got, err)
+	}
+	for _, bad := range []string{
+		"pkcs11:", "pkcs11:token=a;object=b", "pkcs11:token=a?module-path=/m.so", "pkcs11:object=b?module-path=/m.so", uri + "&module-path=/n.so",
+		uri + "&pin-value=1234", uri + "&pin-source=/pin", "pkcs11:token=%zz;object=b?module-path=/m.so", "pkcs11:token=a;object=b;id=%01?module-path=/m.so",
+	} {
+		if got, err := parseToken([]byte(bad)); err == nil {
+			t.Errorf("%s: %+v", bad, got)
+		}
+	}
+}
+
 func TestFileCannotMakeItsReaderComputeForEver(t *testing.T) {
 	key := newKey(t).(*ecdsa.PrivateKey)
 	for name, kdf := range map[string]pkcs8.KDFOpts{

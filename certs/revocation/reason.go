@@ -39,6 +39,9 @@ var reasonNames = []struct {
 
 // String returns the RFC's name of the reason.
 func (r Reason) String() string {
+	if r == Hold {
+		return "certificateHold"
+	}
 	for _, n := range reasonNames {
 		if n.reason == r {
 			return n.name

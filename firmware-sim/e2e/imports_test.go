@@ -25,6 +25,7 @@ var houseRules = []rule{
 	{"certs/command", nil, "floor 0: what four command lines share, and no more"},
 	{"certs/certtest", []string{"certs"}, "a throwaway fleet is made of all that certs can do"},
 	{"certs/tpm/tpmtest", certs, "a TPM for tests is swtpm behind certs/tpm"},
+	{"certs/cakey", append([]string{"certs/tpm"}, floor0...), "a CA's key in a file, a TPM or a token: the one room above certs/tpm"},
 	{"certs", floor0, "floor 1 stands on floor 0; neighbours don't know each other"},
 
 	{"hub/protocol", nil, "the door: what enters here enters every device"},

@@ -18,6 +18,7 @@ import (
 	"github.com/fleethub/fleethub/certs/certtest"
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/issuance"
+	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/certs/pemfile"
 	"github.com/fleethub/fleethub/certs/revocation"
 	"github.com/fleethub/fleethub/hub/fleet"
@@ -182,6 +183,15 @@ func TestOpensslVerifiesAgainstTheHubsList(t *testing.T) {
 	list = h.untilList(1)
 	h.says(check(good, list), ": OK")
 	h.says(check(bad, list), "certificate revoked")
+	// The HTTPS address has it for anybody, too.
+	transport := &http.Transport{TLSClientConfig: certtest.Credential{Credentials: mtls.Credentials{Roots: h.Fleet.Bundle()}}.ClientConfig()}
+	defer transport.CloseIdleConnections()
+	response, err := (&http.Client{Transport: transport}).Get("https://" + h.HTTPSAddr() + status.ListPath + status.KeyID(h.Fleet.Operational.Certificate()) + ".crl")
+	h.must(err)
+	defer response.Body.Close()
+	if der, err := io.ReadAll(response.Body); err != nil || !bytes.Equal(der, list) {
+		t.Errorf("by HTTPS: %s, %v", response.Status, err)
+	}
 	h.Restart()
 	if again := h.untilList(1); !bytes.Equal(again, list) {
 		t.Error("a restart has signed another list, though nothing has changed")

@@ -2,6 +2,7 @@ package station
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -57,6 +58,11 @@ func (s *Station) Enrol(p Applicant) (Enrolled, error) {
 	default:
 		return Enrolled{}, fmt.Errorf("the board's credential is %w: it brought none", ledger.ErrCredential)
 	}
+	return s.certify(a, r, p.CSR.PublicKey)
+}
+
+// certify takes a reservation for that key to its certificate.
+func (s *Station) certify(a *authority, r ledger.Reservation, pub crypto.PublicKey) (Enrolled, error) {
 	serial, err := issuance.NewSerial()
 	if err != nil {
 		return Enrolled{}, err
@@ -70,7 +76,7 @@ func (s *Station) Enrol(p Applicant) (Enrolled, error) {
 	if record.State != ledger.Reserved {
 		return s.again(record.ID, r.KeyHash)
 	}
-	cert, err := a.certify(s.now(), record, p.CSR.PublicKey)
+	cert, err := a.certify(s.now(), record, pub)
 	if err != nil {
 		s.ledger.Abandon(record.ID)
 		return Enrolled{}, err

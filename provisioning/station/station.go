@@ -220,8 +220,8 @@ func SetPassphrase(dir string, keys cakey.Opener, passphrase []byte) error {
 	if err != nil {
 		return err
 	}
-	if kind == cakey.TPM {
-		return errorf(ErrInvalid, "the key of the station in %s is in the TPM, which never lets it out: it needs no passphrase", dir)
+	if kind == cakey.TPM || kind == cakey.HSM {
+		return errorf(ErrInvalid, "the key of the station in %s is in a %s, which never lets it out: it needs no passphrase", dir, kind)
 	}
 	key, err := keys.Open(path)
 	if err != nil {
