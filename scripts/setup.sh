@@ -26,6 +26,7 @@ losetup             mount
 testssl             testssl.sh
 tshark              tshark
 shellcheck          shellcheck
+zbarimg             zbar-tools
 "
 readonly ATTEMPTS=4
 

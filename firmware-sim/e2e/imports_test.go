@@ -78,6 +78,8 @@ var onlyRooms = []struct {
 	{"github.com/nats-io", []string{"hub/cluster"}, "the hub runs without it"},
 	{"github.com/google/go-tpm", []string{"certs/tpm"}, "TPM marshalling stays in one room"},
 	{"github.com/foxboron/go-tpm-keyfiles", []string{"certs/tpm"}, "key files are of a TPM"},
+	{"github.com/youmark/pkcs8", []string{"certs/cakey"}, "how a CA's key is kept is in one room"},
+	{"github.com/ThalesGroup/crypto11", []string{"certs/cakey"}, "likewise, by build tag"},
 	{"github.com/google/go-attestation", []string{"certs/tpm"}, "what is demanded of a TPM is in one room"},
 	{"github.com/boombuler/barcode", []string{"provisioning/label"}, "what is printed on a board has one owner"},
 	{"github.com/smallstep/pkcs7", []string{"certs/est"}, "CMS stays where EST is"},

@@ -123,6 +123,7 @@ type Broker struct {
 	// retaining is held while a message to be retained is numbered and entered, so
 	// that the journal has a topic's in the order of their numbers.
 	retaining sync.Mutex
+	pending   map[string]*pendingRetain // by topic; guarded by retaining
 	retention retention
 	rates     rates
 	deadlines deadlines
@@ -180,6 +181,7 @@ func New(config Config) (*Broker, error) {
 	b := &Broker{
 		config:    config,
 		log:       config.Log,
+		pending:   make(map[string]*pendingRetain),
 		admission: admission.New(config.Devices, config.Allow),
 		live:      config.Sessions,
 		ingest:    ingest.New(config.Journal, 0),
@@ -231,6 +233,7 @@ func (b *Broker) refused(c *client, err error) {
 type Closed struct {
 	ID         string
 	Sessions   int       // connections closed
+	Open       int       // connections that were not when ctx ended
 	At         time.Time // when the last of them was closed; zero if there was none
 	LastPacket time.Time // when the last packet of any of them was taken; zero if unknown
 }
@@ -262,13 +265,13 @@ func (b *Broker) DisconnectMany(ctx context.Context, ids []string, reason string
 			select {
 			case <-l.Conn.Done():
 				result[i].Sessions++
-				result[i].At = b.config.Now()
 			case <-ctx.Done():
+				result[i].Open++
 			}
 			if c, ok := l.Conn.(*client); ok {
-				if at := c.lastPacket(); at.After(result[i].LastPacket) {
-					result[i].LastPacket = at
-				}
+				c.waitGone(ctx) // what it still takes comes before what is removed below
+				result[i].At = later(result[i].At, c.conn.ClosedAt())
+				result[i].LastPacket = later(result[i].LastPacket, c.lastPacket())
 			}
 		}
 		key := sessionKey(identity.RoleDevice, id)
@@ -280,6 +283,14 @@ func (b *Broker) DisconnectMany(ctx context.Context, ids []string, reason string
 		}
 	}
 	return result
+}
+
+// later returns the later of two times.
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // endsDevice reports whether a device that is cut off for that reason never comes back.

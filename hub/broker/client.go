@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -63,6 +64,9 @@ type client struct {
 
 	out outAliases
 
+	cut  atomic.Bool   // Disconnect was called: nothing more is taken
+	gone chan struct{} // closed when the reader is done
+
 	mu     sync.Mutex // guards reason
 	reason string     // why the hub ended the connection; "" if it didn't
 }
@@ -76,7 +80,7 @@ func (b *Broker) Serve(conn *listener.Conn) (serve func()) {
 		return nil
 	}
 	id := conn.Peer.Identity
-	c := &client{b: b, peer: conn.Peer, subject: b.subjectOfPeer(conn.Peer), remote: conn.RemoteAddr(), conn: conn, number: b.connections.Add(1)}
+	c := &client{b: b, peer: conn.Peer, subject: b.subjectOfPeer(conn.Peer), remote: conn.RemoteAddr(), conn: conn, number: b.connections.Add(1), gone: make(chan struct{})}
 	c.reader = wire.NewReader(conn, b.config.MaxPacketSize)
 	// First track, then look: see package session.
 	b.live.Track(id, c)
@@ -118,6 +122,7 @@ func (c *client) finish(err error) {
 	}
 	c.conn.Close()
 	c.b.live.Untrack(c.peer.Identity, c)
+	close(c.gone)
 	c.b.serving.Done()
 }
 
@@ -137,6 +142,9 @@ func (c *client) read() error {
 		c.arm(now)
 		pk, err := c.next()
 		now = time.Now()
+		if err == nil && c.cut.Load() {
+			err = net.ErrClosed // what lies in the buffer is not taken any more
+		}
 		if err == nil {
 			err = c.take(pk, now)
 		}
@@ -296,6 +304,7 @@ func (c *client) Disconnect(reason string) {
 	if !first {
 		return
 	}
+	c.cut.Store(true)
 	if c.ready.Load() && c.version == wire.V5 {
 		_ = c.send(&wire.Disconnect{Code: disconnectCode(reason)})
 	}
@@ -312,6 +321,18 @@ func disconnectCode(reason string) wire.Code {
 		return wire.ServerShuttingDown
 	}
 	return wire.UnspecifiedError
+}
+
+// waitGone waits until the connection's reader is done, for a second at most: it may
+// wait for a disk.
+func (c *client) waitGone(ctx context.Context) {
+	patience := time.NewTimer(time.Second)
+	defer patience.Stop()
+	select {
+	case <-c.gone:
+	case <-ctx.Done():
+	case <-patience.C:
+	}
 }
 
 // whyEnded returns the reason of Disconnect, "" if it wasn't called.

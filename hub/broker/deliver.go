@@ -97,7 +97,7 @@ func (b *Broker) queue(s *Session, m *message, h how) *entry {
 		}
 	}
 	full := s.box.waiting >= most || s.box.bytes+m.size > quotas.QueuedBytes || s.client == nil && b.queued.Load()+m.size > quotas.TotalBytes
-	if full && s.client == nil && b.dropExpired(s) {
+	if full && s.client == nil && b.config.Now().Sub(s.lookedAt) > time.Second && b.dropExpired(s) {
 		full = s.box.waiting >= most || s.box.bytes+m.size > quotas.QueuedBytes
 	}
 	if s.gone || full {
@@ -116,6 +116,7 @@ func (b *Broker) queue(s *Session, m *message, h how) *entry {
 // dropExpired makes room in a queue by what has expired in it.
 func (b *Broker) dropExpired(s *Session) (some bool) {
 	now := b.config.Now()
+	s.lookedAt = now
 	for _, e := range slices.Clone(s.box.entries) {
 		if !e.done && e.ready && !e.sent && expired(e.message, now) { // [MQTT-4.3.3-7]
 			b.drop(s, e)

@@ -10,45 +10,68 @@ import (
 	"github.com/fleethub/fleethub/hub/wire"
 )
 
-// deadlines has the times at which something of a session may be over, earliest
-// first. What is due is asked of the session, so that nothing here is ever changed: a
-// session that was taken up again is passed over, and one whose time has moved comes
-// again. Each is in it once, or a second time if it has to be looked at earlier: a
-// device that reconnects all day doesn't fill it.
+// deadlines has the times at which something of a session may be over, earliest first.
+// What is due is asked of the session: one that was taken up again is passed over, and
+// one whose time has moved comes again. Each is in it once at most, so a device that
+// reconnects all day doesn't fill it.
 type deadlines struct {
-	mu sync.Mutex // guards queue
+	mu sync.Mutex // guards queue and what is in it
 	queue
 }
 
+// deadline is a session's place in the queue.
 type deadline struct {
-	at time.Time
-	s  *Session
+	at    time.Time
+	s     *Session
+	index int // in the queue
 }
 
-type queue []deadline
+type queue []*deadline
 
 func (q queue) Len() int           { return len(q) }
 func (q queue) Less(i, j int) bool { return q[i].at.Before(q[j].at) }
-func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+func (q queue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].index, q[j].index = i, j
+}
 
 // Push implements heap.Interface.
-func (q *queue) Push(x any) { *q = append(*q, x.(deadline)) }
+func (q *queue) Push(x any) {
+	d := x.(*deadline)
+	d.index = len(*q)
+	*q = append(*q, d)
+}
 
 // Pop implements heap.Interface.
 func (q *queue) Pop() any {
 	old := *q
 	last := old[len(old)-1]
-	old[len(old)-1] = deadline{}
+	old[len(old)-1] = nil
 	*q = old[:len(old)-1]
 	return last
 }
 
+// add has a session looked at at that time, or earlier if it is anyway.
 func (d *deadlines) add(at time.Time, s *Session) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if s.alarm.IsZero() || at.Before(s.alarm) {
-		s.alarm = at
-		heap.Push(&d.queue, deadline{at, s})
+	switch {
+	case s.alarm == nil:
+		s.alarm = &deadline{at: at, s: s}
+		heap.Push(&d.queue, s.alarm)
+	case at.Before(s.alarm.at):
+		s.alarm.at = at
+		heap.Fix(&d.queue, s.alarm.index)
+	}
+}
+
+// remove forgets a session.
+func (d *deadlines) remove(s *Session) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s.alarm != nil {
+		heap.Remove(&d.queue, s.alarm.index)
+		s.alarm = nil
 	}
 }
 
@@ -65,11 +88,9 @@ func (d *deadlines) due(now time.Time) *Session {
 	if len(d.queue) == 0 || d.queue[0].at.After(now) {
 		return nil
 	}
-	first := heap.Pop(&d.queue).(deadline)
-	if first.s.alarm.Equal(first.at) {
-		first.s.alarm = time.Time{}
-	}
-	return first.s
+	s := heap.Pop(&d.queue).(*deadline).s
+	s.alarm = nil
+	return s
 }
 
 // sweep ends sessions whose time is over, with everything of them, and publishes

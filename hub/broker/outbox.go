@@ -102,10 +102,32 @@ func (o *outbox) finish(e *entry) int64 {
 		o.entries = o.entries[n:]
 		o.next = max(0, o.next-n)
 	}
-	if len(o.entries) == 0 {
+	size := e.message.size
+	e.message = nil
+	switch {
+	case len(o.entries) == 0:
 		o.entries = nil // let go of the array, which only grows at its end
+	case len(o.entries) > 2*o.waiting+64:
+		o.compact()
 	}
-	return e.message.size
+	return size
+}
+
+// compact takes out what is done behind an entry that isn't: one message that is never
+// acknowledged must not keep all that follow.
+func (o *outbox) compact() {
+	kept := make([]*entry, 0, 2*o.waiting)
+	next := 0
+	for i, e := range o.entries {
+		if e.done {
+			continue
+		}
+		if i < o.next {
+			next++
+		}
+		kept = append(kept, e)
+	}
+	o.entries, o.next = kept, next
 }
 
 // rewind has everything sent again, over a new connection.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +45,9 @@ func (c *client) publish(pk *wire.Publish, now time.Time) error {
 	if wait := c.rate.take(now); wait > 0 {
 		b.counters.throttled.Add(1)
 		c.pause(wait)
+		if c.cut.Load() {
+			return net.ErrClosed
+		}
 	}
 	d := b.config.Allow(c.subject, policy.Publish, pk.Topic)
 	if !d.Allowed {
@@ -167,11 +171,24 @@ func (b *Broker) newMessage(pk *wire.Publish, from ingest.Sender, origin *Sessio
 	m.Publish = clonePublish(pk)
 	m.Publish.Dup, m.Publish.ID, m.Publish.Alias = false, 0, 0
 	m.Number, m.Time, m.From = b.lastID.Add(1), now, from
-	m.size = int64(len(m.Topic)+len(m.Payload)) + messageOverhead
+	m.size = sizeOf(&m.Publish)
 	if m.Expiry != nil {
 		m.deadline = now.Add(seconds(*m.Expiry))
 	}
 	return m
+}
+
+// sizeOf is what a message takes in memory, about: what every quota counts.
+func sizeOf(p *wire.Publish) int64 {
+	return int64(len(p.Topic)+len(p.Payload)+ingest.PropertiesSize(p.Props)) + messageOverhead
+}
+
+// retainedSize is what a message counts in what is retained; 0 ends the retaining.
+func retainedSize(m *message) int {
+	if len(m.Payload) == 0 {
+		return 0
+	}
+	return len(m.Payload) + ingest.PropertiesSize(m.Props)
 }
 
 // messageOverhead is what a queued message takes besides topic and payload, about.
@@ -187,6 +204,7 @@ type publication struct {
 	targets []target
 	first   [1]target // of targets, if there is one, as mostly
 	live    []direct  // QoS 0 deliveries
+	pending bool      // counted in Broker.pending
 }
 
 // target is a place in a queue that waits for the disk.
@@ -227,13 +245,22 @@ func (b *Broker) accept(ctx context.Context, p *publication) error {
 		b.retaining.Lock()
 		defer b.retaining.Unlock()
 		m.Number = b.lastID.Add(1)
-		if !b.retention.admit(m.Topic, len(m.Payload)) {
+		if !b.retention.admit(m.Topic, retainedSize(m)) {
 			b.counters.notRetained.Add(1)
 			m.Retain = false
+		} else {
+			p.pending = true
+			if b.pending[m.Topic] == nil {
+				b.pending[m.Topic] = new(pendingRetain)
+			}
+			b.pending[m.Topic].n++
 		}
 	}
 	position, err := b.ingest.Message(b.stored(p), p)
 	if err != nil {
+		if p.pending {
+			b.settleRetain(m)
+		}
 		b.withdraw(p)
 		return err
 	}
@@ -275,6 +302,11 @@ func (p *publication) Committed(err error) {
 	b, m, c := p.b, p.message, p.client
 	if err != nil {
 		b.ingest.MarkStale()
+		if p.pending {
+			b.retaining.Lock()
+			b.settleRetain(m)
+			b.retaining.Unlock()
+		}
 		b.withdraw(p)
 		if c != nil {
 			c.flow.done(m.size)
@@ -286,7 +318,10 @@ func (p *publication) Committed(err error) {
 		return
 	}
 	b.ingest.Release(m.size)
-	if m.Retain {
+	switch {
+	case p.pending:
+		b.retainOnDisk(m)
+	case m.Retain:
 		b.retain(m)
 	}
 	if c != nil {
@@ -294,6 +329,10 @@ func (p *publication) Committed(err error) {
 			c.session.mu.Lock()
 			if _, ok := c.session.incoming[p.id]; ok {
 				c.session.incoming[p.id] = true
+			}
+			// Who has taken over sends the message again, and was told nothing yet.
+			if next := c.session.client; next != nil && next != c && next.ready.Load() {
+				_ = next.acknowledge(wire.TypePubrec, p.id, wire.Success)
 			}
 			c.session.mu.Unlock()
 		}
@@ -357,7 +396,7 @@ func (b *Broker) passRetained(m *message) {
 	b.retaining.Lock()
 	defer b.retaining.Unlock()
 	m.Number = b.lastID.Add(1)
-	if !b.retention.admit(m.Topic, len(m.Payload)) {
+	if !b.retention.admit(m.Topic, retainedSize(m)) {
 		b.counters.notRetained.Add(1)
 		m.Retain = false
 		b.note(m)
@@ -365,6 +404,9 @@ func (b *Broker) passRetained(m *message) {
 	}
 	if position, err := b.ingest.Message(&m.Message, nil); err == nil {
 		m.position.Store(uint64(position))
+	}
+	if p := b.pending[m.Topic]; p != nil && len(m.Payload) == 0 {
+		p.cleared = m.Number
 	}
 	b.retain(m)
 }

@@ -58,14 +58,17 @@ func (r *rates) sweep(now time.Time) {
 }
 
 // take takes one, and returns how long the sender waits for it: not at all, mostly.
-func (k *bucket) take(now time.Time) time.Duration {
+func (k *bucket) take(now time.Time) time.Duration { return k.takeMany(now, 1) }
+
+// takeMany is take for what costs as much as n messages.
+func (k *bucket) takeMany(now time.Time, n float64) time.Duration {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.at.IsZero() {
 		k.tokens = min(k.perSecond*rateWindow, k.tokens+k.perSecond*max(0, now.Sub(k.at).Seconds()))
 	}
 	k.at = now
-	k.tokens--
+	k.tokens -= n
 	if k.tokens >= 0 {
 		return 0
 	}

@@ -24,7 +24,7 @@ func (b *Broker) restore(state *ingest.State) error {
 		m := messages[number]
 		m.Retain = true
 		b.retained.Set(topic, m)
-		b.retention.admit(topic, len(m.Payload))
+		b.retention.admit(topic, retainedSize(m))
 	}
 	now := b.config.Now()
 	for _, stored := range state.Sessions {
@@ -69,7 +69,7 @@ func (b *Broker) mayComeBack(key string) bool {
 func (b *Broker) restoreMessage(stored *ingest.Message) *message {
 	m := &message{Message: *stored}
 	m.position.Store(1) // somewhere before the next checkpoint
-	m.size = int64(len(m.Topic)+len(m.Payload)) + messageOverhead
+	m.size = sizeOf(&m.Publish)
 	if m.Expiry != nil {
 		m.deadline = m.Time.Add(seconds(*m.Expiry))
 	}

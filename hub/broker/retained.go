@@ -15,6 +15,38 @@ type replay struct {
 	topics []string
 }
 
+// pendingRetain counts the messages to be retained for a topic that are on their way to
+// the disk, and has the number of what cleared the topic meanwhile, past them: a QoS 0
+// message waits for no disk.
+type pendingRetain struct {
+	n       int
+	cleared uint64
+}
+
+// retainOnDisk retains a message that has come from the disk, unless its topic was
+// cleared meanwhile.
+func (b *Broker) retainOnDisk(m *message) {
+	b.retaining.Lock()
+	cleared := b.settleRetain(m)
+	b.retaining.Unlock()
+	if m.Number > cleared {
+		b.retain(m)
+	}
+}
+
+// settleRetain counts a message out of those that are pending, and returns what cleared
+// its topic. The caller holds retaining.
+func (b *Broker) settleRetain(m *message) (cleared uint64) {
+	p := b.pending[m.Topic]
+	if p == nil {
+		return 0
+	}
+	if p.n--; p.n == 0 {
+		delete(b.pending, m.Topic)
+	}
+	return p.cleared
+}
+
 // retain keeps a message for its topic, or forgets the topic. One that was numbered
 // before what is there comes too late.
 func (b *Broker) retain(m *message) {
@@ -30,20 +62,25 @@ func (b *Broker) retain(m *message) {
 	b.retained.Set(m.Topic, m)
 }
 
-// collectRetained queues the retained messages for new subscriptions, as many as fit
-// into a queue; they may not be sent before the SUBACK, so the caller makes them ready.
+// collectRetained queues the retained messages of those names for new subscriptions of a
+// stored session, as many as fit into a queue; they may not be sent before the SUBACK, so the caller makes them ready.
 // The caller holds s.mu.
-func (b *Broker) collectRetained(s *Session, subs []subscription) (entries []*entry, queued []ingest.Queued) {
+func (b *Broker) collectRetained(s *Session, subs []subscription, names [][]string) (entries []*entry, queued []ingest.Queued) {
 	now := b.config.Now()
-	for _, sub := range subs {
+	looks := 0
+	for i, sub := range subs {
 		r := replay{sub: sub}
-		for _, name := range b.retained.Match(sub.Filter) {
+		for j, name := range names[i] {
+			if looks++; sub.QoS == 0 || !s.stored || looks > maxCollected || s.box.waiting >= deviceQueue/2 {
+				r.topics = append(r.topics, names[i][j:]...)
+				break
+			}
 			m, ok := b.retained.Get(name)
 			if !ok || expired(m, now) {
 				continue
 			}
 			h := retainedHow(m, sub)
-			if h.qos == 0 || m.volatile || s.box.waiting >= deviceQueue/2 {
+			if h.qos == 0 || m.volatile {
 				r.topics = append(r.topics, name)
 				continue
 			}
@@ -62,6 +99,10 @@ func (b *Broker) collectRetained(s *Session, subs []subscription) (entries []*en
 	}
 	return entries, queued
 }
+
+// maxCollected bounds how many retained messages one SUBSCRIBE looks at under the
+// session's lock; the others come by and by.
+const maxCollected = 5000
 
 func (s *Session) dropReplays(filter string) {
 	s.replays = slices.DeleteFunc(s.replays, func(r replay) bool { return r.sub.Filter == filter })
@@ -127,7 +168,8 @@ func (b *Broker) replayOne(s *Session, m *message, h how) {
 
 // forgetRetained removes everything retained below a revoked device's topics.
 func (b *Broker) forgetRetained(id string) {
-	for _, name := range b.retention.take("d/" + id + "/") {
+	b.retention.take("d/" + id + "/")
+	for _, name := range b.retained.Match("d/" + id + "/#") {
 		b.forgetOne(name)
 	}
 }
@@ -137,6 +179,9 @@ func (b *Broker) forgetOne(name string) {
 	b.retaining.Lock()
 	defer b.retaining.Unlock()
 	number := b.lastID.Add(1)
+	if p := b.pending[name]; p != nil {
+		p.cleared = number
+	}
 	_ = b.ingest.Retain(name, number, true) // an error marks the journal as stale
 	gone := &message{Message: ingest.Message{Number: number, Publish: wire.Publish{Topic: name}}}
 	b.retain(gone)

@@ -40,7 +40,7 @@ type Session struct {
 	stored bool   // outlives its connection, so it is in the journal
 	number uint64 // in the journal; 0 unless stored
 
-	alarm time.Time // when Broker.deadlines has it looked at; zero: not. Guarded by deadlines.mu
+	alarm *deadline // its place in Broker.deadlines, whose mu guards it; nil: none
 
 	// reader is the connection, for who needs no lock: QoS 0 messages go there.
 	reader atomic.Pointer[client]
@@ -62,7 +62,8 @@ type Session struct {
 	subs     map[string]subscription
 	incoming map[uint16]bool // QoS 2 messages accepted and not yet released; true: on disk
 	box      outbox
-	replays  []replay // retained messages still to be queued
+	replays  []replay  // retained messages still to be queued
+	lookedAt time.Time // when a full queue was last looked through for expired messages
 }
 
 // sessions are all that there are.
@@ -155,7 +156,9 @@ func (b *Broker) end(s *Session) {
 		b.index.Unsubscribe(filter, s)
 	}
 	b.queued.Add(-s.box.bytes)
-	s.subs, s.incoming, s.box, s.replays, s.will, s.willDue = nil, nil, outbox{}, nil, nil, time.Time{}
+	s.subs, s.incoming, s.box, s.replays = nil, nil, outbox{}, nil
+	s.will, s.willDue, s.willOf = nil, time.Time{}, mtls.Peer{}
+	b.deadlines.remove(s)
 	if s.number != 0 {
 		_ = b.ingest.End(s.number, nil) // an error marks the journal as stale
 	}
@@ -198,6 +201,9 @@ func (b *Broker) purge(key string) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if c := s.client; c != nil {
+		c.Disconnect(protocol.ReasonRevoked)
+	}
 	b.end(s)
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/fleethub/fleethub/hub/ingest"
 	"github.com/fleethub/fleethub/hub/policy"
@@ -16,31 +17,25 @@ import (
 func (c *client) subscribe(pk *wire.Subscribe) error {
 	b, s := c.b, c.session
 	ack := &wire.Suback{Kind: wire.TypeSuback, ID: pk.ID, Codes: make([]wire.Code, len(pk.Filters))}
-	s.mu.Lock()
-	if s.client != c {
-		s.mu.Unlock()
+	added, wanted, ok := b.addSubscriptions(c, pk, ack.Codes)
+	if !ok {
 		return errEnd
 	}
-	var added []ingest.Subscription
-	var wanted []subscription
-	room := b.config.Quotas.Subscriptions - len(s.subs)
-	for i, f := range pk.Filters {
-		if ack.Codes[i] = c.maySubscribe(s, f, &room); ack.Codes[i] >= wire.UnspecifiedError {
-			continue
-		}
-		sub := subscription{ingest.Subscription{Subscription: f, SubID: pk.SubID}}
-		if s.subs == nil {
-			s.subs = make(map[string]subscription)
-		}
-		_, existed := s.subs[f.Filter]
-		s.subs[f.Filter] = sub
-		b.index.Subscribe(f.Filter, s, sub)
-		added = append(added, sub.Subscription)
-		if _, _, shared := topic.CutShare(f.Filter); !shared && (f.RetainHandling == 0 || f.RetainHandling == 1 && !existed) {
-			wanted = append(wanted, sub) // [MQTT-3.3.1-9 to -11]; shared subscriptions get none
-		}
+	// What is retained is looked up without the session's lock: for # in a large fleet it
+	// takes a while, and others have messages for this session meanwhile. Whatever is
+	// retained from now on comes by the subscription, too.
+	names := make([][]string, len(wanted))
+	for i, sub := range wanted {
+		names[i] = b.retained.Match(sub.Filter)
+		c.charge(len(names[i]))
 	}
-	entries, queued := b.collectRetained(s, wanted)
+	s.mu.Lock()
+	if s.client != c || s.gone {
+		s.mu.Unlock()
+		b.ingest.MarkStale() // of what was added nothing is in the journal
+		return errEnd
+	}
+	entries, queued := b.collectRetained(s, wanted, names)
 	var done written
 	var err error
 	if s.stored && len(added) > 0 {
@@ -64,6 +59,50 @@ func (c *client) subscribe(pk *wire.Subscribe) error {
 	}
 	b.pump(s)
 	return nil
+}
+
+// addSubscriptions takes the filters that may be subscribed to into the session, and
+// returns them, and those that bring retained messages. It fills in the codes. ok is
+// false if the session is no longer the connection's.
+func (b *Broker) addSubscriptions(c *client, pk *wire.Subscribe, codes []wire.Code) (added []ingest.Subscription, wanted []subscription, ok bool) {
+	s := c.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client != c || s.gone {
+		return nil, nil, false
+	}
+	room := b.config.Quotas.Subscriptions - len(s.subs)
+	brings := make(map[string]bool) // filters of this packet: one that comes again replaces its first
+	for i, f := range pk.Filters {
+		if codes[i] = c.maySubscribe(s, f, &room); codes[i] >= wire.UnspecifiedError {
+			continue
+		}
+		sub := subscription{ingest.Subscription{Subscription: f, SubID: pk.SubID}}
+		if s.subs == nil {
+			s.subs = make(map[string]subscription)
+		}
+		_, existed := s.subs[f.Filter]
+		s.subs[f.Filter] = sub
+		b.index.Subscribe(f.Filter, s, sub)
+		added = append(added, sub.Subscription)
+		if _, _, shared := topic.CutShare(f.Filter); shared || brings[f.Filter] {
+			continue // shared subscriptions get none
+		}
+		if f.RetainHandling == 0 || f.RetainHandling == 1 && !existed { // [MQTT-3.3.1-9 to -11]
+			brings[f.Filter] = true
+			wanted = append(wanted, sub)
+		}
+	}
+	return added, wanted, true
+}
+
+// charge takes what looking up retained messages costs from the client's rate: one of
+// its messages for eight that were found.
+func (c *client) charge(found int) {
+	if wait := c.rate.takeMany(time.Now(), 1+float64(found)/8); wait > 0 {
+		c.b.counters.throttled.Add(1)
+		c.pause(wait)
+	}
 }
 
 // unstored ends a connection whose session can't be kept as it asks. What was done in
@@ -127,7 +166,7 @@ func (c *client) unsubscribe(pk *wire.Unsubscribe) error {
 	}
 	s.mu.Lock()
 	for _, filter := range ended {
-		if s.client == c {
+		if !s.gone { // whoever has the session by now: the disk says so
 			delete(s.subs, filter)
 			b.index.Unsubscribe(filter, s)
 			s.dropReplays(filter)

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/fleethub/fleethub/hub/journal"
+	"github.com/fleethub/fleethub/hub/wire"
 )
 
 // Journal is what a Log needs of the store below it. *journal.Journal satisfies it.
@@ -120,6 +121,22 @@ func (l *Log) Message(m *Message, w journal.Waiter) (journal.Position, error) {
 	return l.enter(w, func(b []byte) []byte { return appendMessage(b, kindMessage, m) })
 }
 
+// PropertiesSize is what a message's properties take in memory and in a record, about, in
+// octets.
+func PropertiesSize(p *wire.MessageProperties) int {
+	if p == nil {
+		return 0
+	}
+	n := propertiesOverhead + len(p.ContentType) + len(p.ResponseTopic) + len(p.Correlation)
+	for _, u := range p.User {
+		n += propertiesOverhead + len(u.Key) + len(u.Value)
+	}
+	return n
+}
+
+// propertiesOverhead is what properties, and each user property, take besides their text.
+const propertiesOverhead = 64
+
 // maxNoted bounds the octets of notes that wait for the disk; markEvery is how many of
 // them pass until one is waited for.
 const (
@@ -130,7 +147,7 @@ const (
 // Note enters a message that nobody waits for, for readers of the journal. It reports
 // false, and enters nothing, if too much waits for the disk already.
 func (l *Log) Note(m *Message) bool {
-	n := int64(len(m.Payload)+len(m.Topic)) + recordOverhead
+	n := int64(len(m.Payload)+len(m.Topic)+PropertiesSize(m.Props)) + recordOverhead
 	if l.noted.Load()+n > maxNoted {
 		return false
 	}

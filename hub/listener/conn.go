@@ -31,6 +31,7 @@ type Conn struct {
 	// handler runs, never changed.
 	Peer mtls.Peer
 
+	closed   atomic.Int64 // Unix nanoseconds at which the socket was closed; 0: it isn't
 	writing  atomic.Int64 // Unix nanoseconds at which a write began that isn't over; 0: none
 	raw      *rawConn
 	tls      *tls.Conn
@@ -301,6 +302,7 @@ func (c *Conn) Cut() {
 func (c *Conn) finish() {
 	c.finished.Do(func() {
 		c.raw.Close()
+		c.closed.Store(time.Now().UnixNano())
 		close(c.done)
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -322,6 +324,14 @@ func (c *Conn) linger() {
 	if tcp.SetReadDeadline(time.Now().Add(c.closeTimeout)) == nil {
 		io.CopyN(io.Discard, tcp, 64<<10)
 	}
+}
+
+// ClosedAt returns when the socket was closed; zero while it isn't.
+func (c *Conn) ClosedAt() time.Time {
+	if at := c.closed.Load(); at != 0 {
+		return time.Unix(0, at).UTC()
+	}
+	return time.Time{}
 }
 
 // Done is closed when the socket is closed.
