@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -21,8 +23,9 @@ func newBackup(output *command.Output) *cobra.Command {
 		Short: "Back up a running hub: registry, audit log, sessions, messages",
 		Long: `Writes a consistent backup of a running hub to FILE, which must not exist. It has the
 registry with every revocation, the audit log, sessions, queued and retained messages and
-the issuers' certificates; it has no keys. Keep the hub's folder itself, or its ca/, tls/
-and operator/, where keys are kept.`,
+the issuers' certificates; it has no keys. To be restored it needs a folder with the hub's
+ca/, ca.crt, hub.yaml, issuers/, operator/, policy.yaml and tls/: keep those where keys are
+kept.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			var size int64
@@ -49,6 +52,9 @@ func writeBackup(name string, write func(io.Writer) error) (size int64, err erro
 		return 0, fmt.Errorf("%s exists: name another file", name)
 	}
 	f, err := os.CreateTemp(filepath.Dir(name), ".backup-")
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("there is no folder %s: make it first", filepath.Dir(name))
+	}
 	if err != nil {
 		return 0, err
 	}

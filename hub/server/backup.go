@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -179,6 +180,16 @@ func Restore(dir string, backup io.Reader, replace bool, now time.Time) (Restore
 	if _, err := CheckStores(stage); err != nil {
 		return Restored{}, fmt.Errorf("restore: the backup is damaged: %w", err)
 	}
+	if err := issuersFit(filepath.Join(stage, "issuers"), dir); err != nil {
+		return Restored{}, err
+	}
+	// The stores last: until they are in place, the hub doesn't start.
+	if err := restorePolicy(stage, dir); err != nil {
+		return Restored{}, err
+	}
+	if err := restoreIssuers(filepath.Join(stage, "issuers"), filepath.Join(dir, "issuers")); err != nil {
+		return Restored{}, err
+	}
 	r := Restored{BackupAbout: about}
 	aside := ".before-" + now.UTC().Format("20060102T150405.000000000Z")
 	for _, name := range []string{journalDir, storeFile} {
@@ -192,12 +203,6 @@ func Restore(dir string, backup io.Reader, replace bool, now time.Time) (Restore
 		if err := os.Rename(filepath.Join(stage, name), to); err != nil {
 			return r, err
 		}
-	}
-	if err := restorePolicy(stage, dir); err != nil {
-		return r, err
-	}
-	if err := restoreIssuers(filepath.Join(stage, "issuers"), filepath.Join(dir, "issuers")); err != nil {
-		return r, err
 	}
 	return r, pemfile.SyncDir(dir)
 }
@@ -227,12 +232,35 @@ func restorePolicy(from, to string) error {
 	return pemfile.Write(filepath.Join(to, PolicyFile), data, 0o600)
 }
 
+// issuersFit refuses a backup whose issuers the folder's root didn't sign: a hub that was
+// made anew has another root, and its devices would be strangers.
+func issuersFit(from, dir string) error {
+	roots, err := pemfile.ReadCertificates(filepath.Join(dir, "ca.crt"))
+	if err != nil {
+		return command.WithCode(command.BadConfig, err)
+	}
+	files, err := filepath.Glob(filepath.Join(from, "*.crt"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		issuers, err := pemfile.ReadCertificates(file)
+		if err != nil {
+			return fmt.Errorf("restore: the backup is damaged: %w", err)
+		}
+		if !slices.ContainsFunc(roots, func(root *x509.Certificate) bool { return issuers[0].CheckSignatureFrom(root) == nil }) {
+			return fmt.Errorf("restore: %s is a hub of another root than the backup's: copy ca/, ca.crt, hub.yaml, issuers/, operator/, policy.yaml and tls/ from the folder that was backed up", dir)
+		}
+	}
+	return nil
+}
+
 // restoreIssuers adds the issuers that the folder lacks: it may know newer ones.
 func restoreIssuers(from, to string) error {
-	entries, err := os.ReadDir(from)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
 	}
+	entries, err := os.ReadDir(from)
 	if err != nil {
 		return err
 	}

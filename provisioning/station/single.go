@@ -62,12 +62,32 @@ func (s *Station) Replace(o DeviceOrder, reason string) (Delivery, error) {
 	if err != nil {
 		return Delivery{}, err
 	}
+	// Before the order is open: an open one lets the device fetch a certificate.
+	if err := s.ownFolder(e.Out, e.ID); err != nil {
+		return Delivery{}, err
+	}
 	order, err := s.replacement(e.ID, e.Out, reason)
 	if err != nil {
 		return Delivery{}, err
 	}
 	e.order, e.replace = order.Number, true
 	return s.finish(a, e)
+}
+
+// ownFolder refuses a folder that holds the key of another device.
+func (s *Station) ownFolder(dir, id string) error {
+	f, err := readFolder(dir)
+	if err != nil || f.key == nil {
+		return err
+	}
+	owner, err := s.ledger.KeyOwner(f.keyHash)
+	if err != nil {
+		return err
+	}
+	if owner != "" && owner != id {
+		return fmt.Errorf("%s is the key of %s: choose another folder for %s", filepath.Join(dir, deviceKeyFile), owner, id)
+	}
+	return nil
 }
 
 // OrderReplacement opens an order for another certificate for a device that has one,
