@@ -25,7 +25,6 @@ import (
 	"github.com/fleethub/fleethub/firmware-sim/measure"
 	"github.com/fleethub/fleethub/firmware-sim/scenario"
 	mochi "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"go.uber.org/goleak"
 )
@@ -73,14 +72,38 @@ func newPeer(t testing.TB, fleet *certtest.Fleet) *peer {
 			return err
 		},
 	})
-	if err := p.server.AddListener(listeners.NewNet("tls", tls.NewListener(inner, config))); err != nil {
-		t.Fatal(err)
-	}
 	if err := p.server.Serve(); err != nil { // returns once it serves
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = p.server.Close() })
+	p.accept(t, tls.NewListener(inner, config))
 	return p
+}
+
+// accept serves connections until the test ends. mochi's own listener takes them while
+// its server closes, which races.
+func (p *peer) accept(t testing.TB, listener net.Listener) {
+	var accepting, serving sync.WaitGroup
+	var conns sync.Map
+	accepting.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conns.Store(conn, nil)
+			serving.Go(func() {
+				defer conn.Close()
+				_ = p.server.EstablishConnection("tls", conn) // how it ends is the tests' business
+			})
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		accepting.Wait()
+		conns.Range(func(conn, _ any) bool { conn.(net.Conn).Close(); return true })
+		serving.Wait()
+		_ = p.server.Close()
+	})
 }
 
 func (p *peer) ID() string { return "peer" }

@@ -54,6 +54,7 @@ const (
 	ReasonVersion          mtls.Reason = "protocol-version"  // neither 3.1.1 nor 5.0
 	ReasonAuthMethod       mtls.Reason = "auth-method"       // enhanced authentication is not offered
 	ReasonUnavailable      mtls.Reason = "store-unavailable" // the session can't be stored
+	ReasonSessions         mtls.Reason = "too-many-sessions" // of one service
 	ReasonPanic            mtls.Reason = "panic"
 )
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"runtime/debug"
@@ -236,7 +237,7 @@ func (c *client) complain(err error) {
 	case ok:
 		c.broken = true
 		code = fault.Code
-		c.b.log.Warn("protocol error", "id", c.clientID, "role", c.peer.Identity.Role, "remote", c.remote, "code", fmt.Sprintf("%#02x", code), "detail", fault.Error())
+		c.say(slog.LevelWarn, "protocol error", "code", fmt.Sprintf("%#02x", code), "detail", fault.Error())
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		code = wire.KeepAliveTimeout
 	}
@@ -352,9 +353,21 @@ func (c *client) deny(a policy.Action, topic string, d policy.Decision) {
 		c.b.config.Observer.OnDenied(c.peer.Identity, a, topic, d.Rule)
 	}
 	if c.denied.Add(1) == 1 {
-		c.b.log.Warn("denied by policy, further denials on this connection are only counted",
-			"action", a, "id", c.clientID, "role", c.peer.Identity.Role, "topic", topic[:min(len(topic), 128)], "rule", d.Rule)
+		c.say(slog.LevelWarn, "denied by policy, further denials on this connection are only counted", "action", a, "topic", topic[:min(len(topic), 128)], "rule", d.Rule)
 	}
+}
+
+// say logs a line about the connection, unless there were too many about its identity.
+func (c *client) say(level slog.Level, text string, args ...any) {
+	unlogged, ok := c.rate.line(time.Now())
+	if !ok {
+		return
+	}
+	about := append([]any{"id", c.clientID, "role", c.peer.Identity.Role, "remote", c.remote}, args...)
+	if unlogged > 0 {
+		about = append(about, "not_logged_before", unlogged)
+	}
+	c.b.log.Log(c.b.context, level, text, about...)
 }
 
 func (c *client) refusal(reason mtls.Reason, format string, args ...any) *admission.Refusal {

@@ -93,6 +93,8 @@ func codeOf(err error) wire.Code {
 		return wire.UnsupportedProtocolVersion
 	case ReasonAuthMethod:
 		return wire.BadAuthenticationMethod
+	case ReasonSessions:
+		return wire.QuotaExceeded
 	case ReasonUnavailable:
 		return wire.ServerUnavailable
 	case admission.ReasonClientIdentifier:
@@ -112,6 +114,9 @@ func (c *client) connect(pk *wire.Connect) error {
 	s, present, err := c.attach(pk, expiry)
 	if err != nil {
 		refusal := c.refusal(ReasonUnavailable, "its session can't be stored now: %v", err)
+		if errors.Is(err, errTooManySessions) {
+			refusal = c.refusal(ReasonSessions, "%v", err)
+		}
 		c.b.refused(c, refusal)
 		c.sendRefusal(refusal)
 		return errRefused
@@ -182,11 +187,16 @@ func (c *client) connack(present bool, expiry time.Duration, capped bool) *wire.
 	return pk
 }
 
+var errTooManySessions = errors.New("it has as many sessions as a service may have: end some with a clean start, or use their client identifiers")
+
 // attach makes c the session's connection. A session that outlives it, and a will, are
 // on disk when it returns.
 func (c *client) attach(pk *wire.Connect, expiry time.Duration) (s *Session, present bool, err error) {
 	b := c.b
 	key := sessionKey(c.peer.Identity.Role, c.clientID)
+	if b.sessions.find(key) == nil && b.sessions.count(key) >= b.config.Quotas.Sessions {
+		return nil, false, errTooManySessions
+	}
 	for {
 		s = b.sessions.findOrAdd(key, func() *Session { return b.newSession(key, c.subject) })
 		s.mu.Lock()

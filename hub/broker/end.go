@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 
 	"github.com/fleethub/fleethub/hub/protocol"
@@ -90,7 +91,7 @@ func (c *client) mayLeaveWill() bool {
 // joined tells the world that a connection is there, after the end of the one before.
 func (b *Broker) joined(c *client) {
 	b.counters.connects.Add(1)
-	b.log.Info("connected", "id", c.clientID, "role", c.peer.Identity.Role, "remote", c.remote, "version", c.version, "resumed", c.peer.Resumed)
+	c.say(slog.LevelInfo, "connected", "version", c.version, "resumed", c.peer.Resumed)
 	if c.before != nil {
 		b.parted(c.before, nil)
 		c.before = nil
@@ -123,7 +124,7 @@ func (b *Broker) parted(c *client, err error) {
 	}
 	c.over = true
 	reason := c.endReason(err)
-	b.log.Info("disconnected", "id", c.clientID, "role", c.peer.Identity.Role, "remote", c.remote, "reason", reason, "denied", c.denied.Load())
+	c.say(slog.LevelInfo, "disconnected", "reason", reason, "denied", c.denied.Load())
 	if b.config.Observer != nil {
 		b.config.Observer.OnEnded(c.peer.Identity, c.remote, reason, detailOf(c, err))
 	}

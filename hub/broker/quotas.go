@@ -13,6 +13,9 @@ type Quotas struct {
 	TotalBytes int64
 	// Subscriptions of one session; one beyond is refused with 0x97. 0: 256.
 	Subscriptions int
+	// Sessions of one service, each under a client identifier of its own; a CONNECT for one
+	// more is refused with 0x97. 0: 1,024.
+	Sessions int
 	// Inflight messages to one client at a time, if its Receive Maximum isn't less; the
 	// others wait in its queue. 0: 256.
 	Inflight int
@@ -39,7 +42,7 @@ func (q *Quotas) setDefaults() {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&q.Subscriptions, 256}, {&q.Inflight, 256}, {&q.ReceiveMaximum, 1024}, {&q.PublishRate, 20_000}} {
+	}{{&q.Subscriptions, 256}, {&q.Inflight, 256}, {&q.Sessions, 1024}, {&q.ReceiveMaximum, 1024}, {&q.PublishRate, 20_000}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}

@@ -20,6 +20,36 @@ type bucket struct {
 	mu                sync.Mutex // guards what follows
 	perSecond, tokens float64
 	at                time.Time
+	lines             float64   // that may be logged about the identity
+	linesAt           time.Time // when that was so
+	unlogged          uint64    // lines since the last that was logged
+}
+
+// Lines about one identity: a device that reconnects and breaks the protocol all day
+// must not be able to fill the disk with them.
+const (
+	linesBurst  = 40
+	linesPerSec = 0.5
+)
+
+// line reports whether a line about the identity may be logged, and how many were not
+// since the last.
+func (k *bucket) line(now time.Time) (unlogged uint64, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.linesAt.IsZero() {
+		k.lines = linesBurst
+	} else {
+		k.lines = min(linesBurst, k.lines+linesPerSec*max(0, now.Sub(k.linesAt).Seconds()))
+	}
+	k.linesAt = now
+	if k.lines < 1 {
+		k.unlogged++
+		return 0, false
+	}
+	k.lines--
+	unlogged, k.unlogged = k.unlogged, 0
+	return unlogged, true
 }
 
 // of returns the bucket of an identity, for one connection more.
@@ -46,12 +76,13 @@ func (r *rates) leave(k *bucket, now time.Time) {
 	k.left = now
 }
 
-// sweep forgets the buckets that nobody has used for so long that they are full again.
+// sweep forgets the buckets that nobody has used for so long that they are full again,
+// with what may be logged.
 func (r *rates) sweep(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for key, k := range r.m {
-		if k.users == 0 && now.Sub(k.left) > rateWindow*time.Second {
+		if k.users == 0 && now.Sub(k.left) > max(rateWindow, linesBurst/linesPerSec)*time.Second {
 			delete(r.m, key)
 		}
 	}

@@ -68,9 +68,24 @@ type Session struct {
 
 // sessions are all that there are.
 type sessions struct {
-	mu     sync.Mutex // guards m
+	mu     sync.Mutex // guards m and of
 	m      map[string]*Session
+	of     map[string]int // sessions by identity, as its own key
 	lastID atomic.Uint64
+}
+
+// identityKey is the key of the session that bears the identity's plain name: what its
+// other sessions' keys begin with.
+func identityKey(key string) string {
+	role, id := splitKey(key)
+	return sessionKey(role, id)
+}
+
+// count returns the sessions of the identity that a key belongs to.
+func (t *sessions) count(key string) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.of[identityKey(key)]
 }
 
 func (t *sessions) find(key string) *Session {
@@ -86,10 +101,11 @@ func (t *sessions) findOrAdd(key string, s func() *Session) *Session {
 	found := t.m[key]
 	if found == nil {
 		if t.m == nil {
-			t.m = make(map[string]*Session)
+			t.m, t.of = make(map[string]*Session), make(map[string]int)
 		}
 		found = s()
 		t.m[key] = found
+		t.of[identityKey(key)]++
 	}
 	return found
 }
@@ -97,8 +113,14 @@ func (t *sessions) findOrAdd(key string, s func() *Session) *Session {
 func (t *sessions) remove(s *Session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.m[s.key] == s {
-		delete(t.m, s.key)
+	if t.m[s.key] != s {
+		return
+	}
+	delete(t.m, s.key)
+	if of := identityKey(s.key); t.of[of] > 1 {
+		t.of[of]--
+	} else {
+		delete(t.of, of)
 	}
 }
 
