@@ -196,7 +196,7 @@ func emptySite(b *testing.B, devices int) *site {
 	hub, station, authority := filepath.Join(s.dir, "hub"), filepath.Join(s.dir, "station"), filepath.Join(s.dir, "authority.pem")
 	s.run(b, "hub", "init", "--dir", hub)
 	s.run(b, "provisioning", "init", "--dir", station, "--name", "bench-1")
-	s.run(b, "hub", "station", "authorize", "--dir", hub, "--csr", filepath.Join(station, "station.csr"), "--out", authority)
+	s.run(b, "hub", "station", "authorize", "--max-devices", "1000000", "--dir", hub, "--csr", filepath.Join(station, "station.csr"), "--out", authority)
 	s.run(b, "provisioning", "accept", "--dir", station, authority)
 	const most = 20_000 // devices in a manifest: a station writes no more into one
 	for first := 0; first < devices; first += most {
