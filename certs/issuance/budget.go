@@ -11,11 +11,11 @@ import (
 // DefaultDevices is the device budget of an authority that names none.
 const DefaultDevices = 10_000
 
-// budgetExtension is where the root writes how many device IDs a station may make, over
+// BudgetExtension is the extension in which the root writes how many device IDs a station may make, over
 // all renewals of its authority: a DER INTEGER, not critical, so that a verifier that
 // knows nothing of it still verifies. The arc is a UUID's (ITU-T X.667), which nobody
 // else has.
-func budgetExtension() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{2, 25, 1789415523, 1} }
+func BudgetExtension() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{2, 25, 1789415523, 1} }
 
 // budget returns the extension that says so.
 func budget(devices int) (pkix.Extension, error) {
@@ -23,7 +23,7 @@ func budget(devices int) (pkix.Extension, error) {
 		return pkix.Extension{}, fmt.Errorf("a device budget of %d is not between 1 and %d", devices, math.MaxInt32)
 	}
 	value, err := asn1.Marshal(devices)
-	return pkix.Extension{Id: budgetExtension(), Value: value}, err
+	return pkix.Extension{Id: BudgetExtension(), Value: value}, err
 }
 
 // DeviceBudget returns how many devices a station's issuing CA may make, replacements of
@@ -32,7 +32,7 @@ func budget(devices int) (pkix.Extension, error) {
 // ErrAuthority.
 func DeviceBudget(ca *x509.Certificate) (int, error) {
 	for _, e := range ca.Extensions {
-		if !e.Id.Equal(budgetExtension()) {
+		if !e.Id.Equal(BudgetExtension()) {
 			continue
 		}
 		var n int32

@@ -299,11 +299,6 @@ func endsDevice(reason string) bool {
 	return reason == protocol.ReasonRevoked || reason == protocol.ReasonRetired || reason == protocol.ReasonReplaced
 }
 
-// Purge removes a device's stored session: subscriptions, queued and inflight
-// messages, a will that still waits for its delay. A connection that is there
-// is cut.
-func (b *Broker) Purge(_ context.Context, id string) { b.purge(sessionKey(identity.RoleDevice, id)) }
-
 // Live returns the newest live connection of a device.
 func (b *Broker) Live(id string) (Connection, bool) {
 	for _, l := range b.live.Live(identity.RoleDevice, id) {

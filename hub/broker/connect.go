@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/fleethub/fleethub/hub/admission"
-	"github.com/fleethub/fleethub/hub/journal"
 	"github.com/fleethub/fleethub/hub/protocol"
 	"github.com/fleethub/fleethub/hub/wire"
 )
@@ -249,30 +248,24 @@ func (c *client) attach(pk *wire.Connect, expiry time.Duration) (s *Session, pre
 	// The record is made under the lock, so that it lies where it belongs among the
 	// session's; the wait for it is without.
 	done := make(written, 1)
-	err = b.enterLife(s, fresh, s.will != nil, done)
+	waits := fresh || s.will != nil
+	switch {
+	case fresh:
+		_, err = b.ingest.Session(s.full(), done)
+	case waits:
+		err = b.ingest.Presence(s.record(), done)
+	default:
+		_ = b.ingest.Presence(s.record(), nil) // an error marks the journal as stale
+	}
 	s.mu.Unlock()
 	b.publishWill(s, last)
-	if err == nil && (fresh || pk.Will != nil) {
+	if err == nil && waits {
 		err = <-done
 	}
 	if err != nil {
 		err = fmt.Errorf("store session %s: %w", c.clientID, err)
 	}
 	return s, present, err
-}
-
-// enterLife enters that a session has a connection: all of it if it is new.
-func (b *Broker) enterLife(s *Session, fresh, will bool, done written) error {
-	switch {
-	case fresh:
-		_, err := b.ingest.Session(s.full(), done)
-		return err
-	case will:
-		return b.ingest.Presence(s.record(), done)
-	}
-	var nobody journal.Waiter
-	_ = b.ingest.Presence(s.record(), nobody)
-	return nil
 }
 
 // withClean is the same CONNECT once its old session is gone.

@@ -14,7 +14,7 @@ import (
 
 type subscriber = topic.Subscriber[*Session, subscription]
 
-// delivery says how one session gets one message. none is that it doesn't.
+// how says how one session gets one message.
 type how struct {
 	qos    byte
 	retain bool
@@ -96,11 +96,13 @@ func (b *Broker) queue(s *Session, m *message, h how) *entry {
 			most = serviceQueue
 		}
 	}
-	full := s.box.waiting >= most || s.box.bytes+m.size > quotas.QueuedBytes || s.client == nil && b.queued.Load()+m.size > quotas.TotalBytes
-	if full && s.client == nil && b.config.Now().Sub(s.lookedAt) > time.Second && b.dropExpired(s) {
-		full = s.box.waiting >= most || s.box.bytes+m.size > quotas.QueuedBytes
+	full := func() bool {
+		return s.box.waiting >= most || s.box.bytes+m.size > quotas.QueuedBytes || s.client == nil && b.queued.Load()+m.size > quotas.TotalBytes
 	}
-	if s.gone || full {
+	if full() && s.client == nil && b.config.Now().Sub(s.lookedAt) > time.Second {
+		b.dropExpired(s)
+	}
+	if s.gone || full() {
 		b.counters.dropped.Add(1)
 		return nil
 	}
@@ -114,16 +116,14 @@ func (b *Broker) queue(s *Session, m *message, h how) *entry {
 }
 
 // dropExpired makes room in a queue by what has expired in it.
-func (b *Broker) dropExpired(s *Session) (some bool) {
+func (b *Broker) dropExpired(s *Session) {
 	now := b.config.Now()
 	s.lookedAt = now
 	for _, e := range slices.Clone(s.box.entries) {
 		if !e.done && e.ready && !e.sent && expired(e.message, now) { // [MQTT-4.3.3-7]
 			b.drop(s, e)
-			some = true
 		}
 	}
-	return some
 }
 
 func expired(m *message, now time.Time) bool {

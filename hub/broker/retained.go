@@ -168,7 +168,7 @@ func (b *Broker) replayOne(s *Session, m *message, h how) {
 
 // forgetRetained removes everything retained below a revoked device's topics.
 func (b *Broker) forgetRetained(id string) {
-	b.retention.take("d/" + id + "/")
+	b.retention.forget("d/" + id + "/")
 	for _, name := range b.retained.Match("d/" + id + "/#") {
 		b.forgetOne(name)
 	}

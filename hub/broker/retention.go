@@ -10,14 +10,19 @@ import (
 // fill the hub's memory.
 const (
 	maxRetainedTopics = 128
-	maxRetainedBytes  = 1 << 20 // payload and topic
+	maxRetainedBytes  = 1 << 20 // payload, properties and topic
+
+	// maxRetainedTotal bounds all owners together: a service may name owners that don't
+	// exist, as many as it likes.
+	maxRetainedTotal = 256 << 20
 )
 
 // retention counts what is retained, by owner: the first two levels of the topic. The
 // zero value is empty. It is safe for concurrent use.
 type retention struct {
-	mu     sync.Mutex // guards owners
+	mu     sync.Mutex // guards owners and total
 	owners map[string]*retained
+	total  int // bytes of all
 }
 
 type retained struct {
@@ -49,8 +54,9 @@ func (r *retention) admit(topic string, payload int) bool {
 	defer r.mu.Unlock()
 	has := r.owners[owner]
 	if payload == 0 {
-		if has != nil {
-			has.bytes -= has.topics[topic]
+		if size, known := has.size(topic); known {
+			has.bytes -= size
+			r.total -= size + messageOverhead
 			delete(has.topics, topic)
 			if len(has.topics) == 0 {
 				delete(r.owners, owner)
@@ -61,13 +67,18 @@ func (r *retention) admit(topic string, payload int) bool {
 	if has == nil {
 		has = &retained{topics: make(map[string]int)}
 	}
-	old, known := has.topics[topic]
+	old, known := has.size(topic)
 	size := payload + len(topic)
-	if !known && len(has.topics) >= maxRetainedTopics || has.bytes-old+size > maxRetainedBytes {
+	grows := size - old
+	if !known {
+		grows += messageOverhead
+	}
+	if !known && len(has.topics) >= maxRetainedTopics || has.bytes-old+size > maxRetainedBytes || r.total+grows > maxRetainedTotal {
 		return false
 	}
 	has.topics[topic] = size
 	has.bytes += size - old
+	r.total += grows
 	if r.owners == nil {
 		r.owners = make(map[string]*retained)
 	}
@@ -75,18 +86,21 @@ func (r *retention) admit(topic string, payload int) bool {
 	return true
 }
 
-// take forgets an owner and returns the topics it had.
-func (r *retention) take(owner string) []string {
+// size returns what a topic counts; an owner of nothing has none.
+func (r *retained) size(topic string) (size int, known bool) {
+	if r == nil {
+		return 0, false
+	}
+	size, known = r.topics[topic]
+	return size, known
+}
+
+// forget forgets an owner.
+func (r *retention) forget(owner string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	has := r.owners[owner]
-	if has == nil {
-		return nil
+	if has := r.owners[owner]; has != nil {
+		r.total -= has.bytes + len(has.topics)*messageOverhead
+		delete(r.owners, owner)
 	}
-	delete(r.owners, owner)
-	topics := make([]string, 0, len(has.topics))
-	for t := range has.topics {
-		topics = append(topics, t)
-	}
-	return topics
 }

@@ -53,3 +53,33 @@ func TestOneDeviceCantFillTheMemoryByRetaining(t *testing.T) {
 		t.Errorf("%d topics of the revoked device are still retained", n)
 	}
 }
+
+func TestOwnersThatDontExistCantFillTheMemory(t *testing.T) {
+	var r retention
+	const each = 900 << 10
+	n := 0
+	for ; r.admit(fmt.Sprintf("d/nobody-%d/twin/desired", n), each); n++ {
+		if n > maxRetainedTotal/each {
+			t.Fatalf("%d owners retain %d bytes each", n, each)
+		}
+	}
+	if r.admit("d/pi-1/twin/desired", each) {
+		t.Error("there was room for another")
+	}
+	if !r.admit("d/nobody-0/twin/desired", each) {
+		t.Error("a value could not be replaced by one of its size")
+	}
+	r.admit("d/nobody-0/twin/desired", 0)
+	r.forget("d/nobody-1/")
+	if !r.admit("d/pi-1/twin/desired", each) || !r.admit("d/pi-2/twin/desired", each) || r.admit("d/pi-3/twin/desired", each) {
+		t.Error("two made room for two")
+	}
+	for i := range n {
+		r.forget(fmt.Sprintf("d/nobody-%d/", i))
+	}
+	r.forget("d/pi-1/")
+	r.forget("d/pi-2/")
+	if r.total != 0 {
+		t.Errorf("%d bytes are counted and nothing is retained", r.total)
+	}
+}

@@ -68,9 +68,6 @@ func (l *Log) Reserve(ctx context.Context, n int64) error {
 	return l.room.Acquire(ctx, l.share(n))
 }
 
-// TryReserve is Reserve for who can't wait.
-func (l *Log) TryReserve(n int64) bool { return l.room.TryAcquire(l.share(n)) }
-
 // Release gives back what was reserved.
 func (l *Log) Release(n int64) { l.room.Release(l.share(n)) }
 

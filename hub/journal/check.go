@@ -20,10 +20,13 @@ type Report struct {
 }
 
 // Check reads all of a journal that no process has open and changes nothing. Its error says what is damaged, as Open's
-// would; the report then counts what came before.
-func Check(dir string) (Report, error) { return check(disk{}, dir) }
+// would; the report then counts what came before. replay, unless it is nil, is called on the way for every record that Open
+// would replay, which is valid until it returns.
+func Check(dir string, replay func(Position, []byte) error) (Report, error) {
+	return check(disk{}, dir, replay)
+}
 
-func check(files FS, dir string) (r Report, err error) {
+func check(files FS, dir string, replay func(Position, []byte) error) (r Report, err error) {
 	if err := present(files, dir); err != nil {
 		return r, err
 	}
@@ -44,12 +47,16 @@ func check(files FS, dir string) (r Report, err error) {
 		return r, err
 	}
 	r.Segments, r.First, r.Checkpoint, r.Clean = len(m.segments), m.segments[0].firstPosition, ctl.state.checkpoint, ctl.state.clean
-	t, err := m.walk(0, func(p Position, _ []byte) error {
+	t, err := m.walk(0, func(p Position, record []byte) error {
 		r.Records++
-		if p >= r.Checkpoint {
-			r.Replayed++
+		if p < r.Checkpoint {
+			return nil
 		}
-		return nil
+		r.Replayed++
+		if replay == nil {
+			return nil
+		}
+		return replay(p, record)
 	})
 	r.Batches, r.Last, r.Torn = t.batches, t.last, t.torn
 	return r, err

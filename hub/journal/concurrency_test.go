@@ -85,7 +85,7 @@ func TestEverythingAtOnceKeepsEachAppendersOrder(t *testing.T) {
 			}); err != nil {
 				t.Error(err)
 			}
-			if r, err := Check(copied.Dir); err != nil || !r.Clean || r.Last < before {
+			if r, err := Check(copied.Dir, nil); err != nil || !r.Clean || r.Last < before {
 				t.Errorf("the backup after record %d: %+v, %v", before, r, err)
 			}
 			var seen [appenders]int

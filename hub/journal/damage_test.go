@@ -212,7 +212,7 @@ func TestAJournalThatIsNotWholeIsRefusedWithWords(t *testing.T) {
 				if !strings.Contains(err.Error(), c.words) {
 					t.Fatalf("the words are %q, want %q in them", err, c.words)
 				}
-				if _, checked := check(m, "j"); checked == nil || !strings.Contains(checked.Error(), c.words) {
+				if _, checked := check(m, "j", nil); checked == nil || !strings.Contains(checked.Error(), c.words) {
 					t.Fatalf("Check says %v, want %q in it", checked, c.words)
 				}
 			}
@@ -278,7 +278,7 @@ func TestATornEndIsCutOffAndWiped(t *testing.T) {
 	for i := end; i < end+1000; i += 7 {
 		data[i] = 'x'
 	}
-	if r, err := check(m, "j"); err != nil || r.Torn < 990 || r.Records != uint64(len(want)) || r.Clean {
+	if r, err := check(m, "j", nil); err != nil || r.Torn < 990 || r.Records != uint64(len(want)) || r.Clean {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	j, found, err := opened(inMemory(m))
@@ -287,7 +287,7 @@ func TestATornEndIsCutOffAndWiped(t *testing.T) {
 	}
 	m.kill()
 	_ = j.Close()
-	if r, err := check(m.powerCut(func() bool { return false }), "j"); err != nil || r.Torn != 0 {
+	if r, err := check(m.powerCut(func() bool { return false }), "j", nil); err != nil || r.Torn != 0 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 }
@@ -349,7 +349,7 @@ func TestOnlyOneProcessHasAJournalOpen(t *testing.T) {
 	if _, _, err := opened(c); err == nil || !strings.Contains(err.Error(), "another process has it open") {
 		t.Fatalf("opened twice: %v", err)
 	}
-	if _, err := Check(c.Dir); err == nil || !strings.Contains(err.Error(), "another process has it open") {
+	if _, err := Check(c.Dir, nil); err == nil || !strings.Contains(err.Error(), "another process has it open") {
 		t.Fatalf("checked while open: %v", err)
 	}
 	if err := Create(c); err == nil {

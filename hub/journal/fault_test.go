@@ -128,7 +128,7 @@ func again(t *testing.T, n int, m *memory, l *ledger, checkpoints []Position) {
 	if err := j.Close(); err != nil {
 		t.Fatalf("call %d: %v", n, err)
 	}
-	r, err := check(m, "j")
+	r, err := check(m, "j", nil)
 	if err != nil || !r.Clean || r.Torn != 0 {
 		t.Fatalf("call %d: %+v %v", n, r, err)
 	}

@@ -18,7 +18,7 @@ func usable(t *testing.T, m *memory) {
 		t.Fatalf("record %d follows %d: %v", p, last, err)
 	}
 	closed(t, j)
-	if r, err := check(m, "j"); err != nil || !r.Clean {
+	if r, err := check(m, "j", nil); err != nil || !r.Clean {
 		t.Fatalf("%+v, %v", r, err)
 	}
 }

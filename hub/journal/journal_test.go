@@ -93,7 +93,7 @@ func TestWhatIsAppendedIsReplayedInOrder(t *testing.T) {
 	}
 	closed(t, j)
 	for _, dir := range []string{c.Dir, copied} {
-		report, err := Check(dir)
+		report, err := Check(dir, nil)
 		if err != nil || report.Records != uint64(len(want)) || !report.Clean {
 			t.Fatal(report, err)
 		}

@@ -90,7 +90,7 @@ func TestNoHistoryLosesWhatIsDurable(t *testing.T) {
 				err := j.Close()
 				m.arm(fault{})
 				if err == nil {
-					if c, err := check(m, "j"); err != nil || !c.Clean {
+					if c, err := check(m, "j", nil); err != nil || !c.Clean {
 						r.Fatalf("closed, and then %+v, %v", c, err)
 					}
 				}

@@ -258,7 +258,7 @@ func TestAReadOnlyDiskIsRefusedButCanBeChecked(t *testing.T) {
 	if _, _, err := opened(c); !errors.Is(err, unix.EROFS) || !strings.Contains(err.Error(), c.Dir) {
 		t.Fatalf("opened: %v", err)
 	}
-	if r, err := Check(c.Dir); err != nil || r.Records != 2 || !r.Clean {
+	if r, err := Check(c.Dir, nil); err != nil || r.Records != 2 || !r.Clean {
 		t.Fatal(r, err)
 	}
 	other := c

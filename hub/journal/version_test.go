@@ -20,7 +20,7 @@ func TestAJournalOfVersion1Opens(t *testing.T) {
 	if err := os.CopyFS(c.Dir, os.DirFS("testdata/version1")); err != nil {
 		t.Fatal(err)
 	}
-	r, err := Check(c.Dir)
+	r, err := Check(c.Dir, nil)
 	if err != nil || !r.Clean || r.Segments != 2 || r.Records != 60 || r.Checkpoint != 41 || r.Replayed != 20 {
 		t.Fatalf("%+v, %v", r, err)
 	}

@@ -386,26 +386,16 @@ func CheckStores(dir string) (r StoresReport, err error) {
 	if err := boltstore.Check(filepath.Join(dir, storeFile)); err != nil {
 		return r, err
 	}
-	report, err := journal.Check(filepath.Join(dir, journalDir))
+	state := new(ingest.State)
+	report, err := journal.Check(filepath.Join(dir, journalDir), func(_ journal.Position, record []byte) error { return state.Apply(record) })
 	if err != nil {
 		return r, err
 	}
 	r.Files, r.Records, r.Torn = report.Segments, report.Records, report.Torn
-	state, err := readState(filepath.Join(dir, journalDir))
-	if err != nil {
-		return r, err
-	}
 	r.Missing = state.Prune()
 	r.Sessions, r.Retained = len(state.Sessions), len(state.Retained)
 	for _, s := range state.Sessions {
 		r.Queued += len(s.Queue)
 	}
 	return r, nil
-}
-
-// readState replays a journal without changing it.
-func readState(dir string) (*ingest.State, error) {
-	state := new(ingest.State)
-	err := journal.Replay(dir, func(_ journal.Position, record []byte) error { return state.Apply(record) })
-	return state, err
 }

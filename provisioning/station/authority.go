@@ -140,9 +140,9 @@ func (s *Station) verifyAuthority(certs []*x509.Certificate) (*authority, error)
 	if err != nil {
 		return nil, err
 	}
-	budget, err := deviceBudget(ca)
+	budget, err := issuance.DeviceBudget(ca)
 	if err != nil {
-		return nil, err
+		return nil, errorf(ErrDenied, "%w", err)
 	}
 	return &authority{issuer: issuer, root: root, hubs: hubs, trustDomain: ca.PermittedURIDomains[0], maxDevices: budget}, nil
 }

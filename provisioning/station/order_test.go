@@ -250,12 +250,12 @@ func TestBudgetIsTheOneTheRootSigned(t *testing.T) {
 		want       int // 0: refused
 	}{
 		"none":     {nil, 10_000},
-		"two":      {[]pkix.Extension{{Id: budgetExtension(), Value: integer(2)}}, 2},
-		"zero":     {[]pkix.Extension{{Id: budgetExtension(), Value: integer(0)}}, 0},
-		"negative": {[]pkix.Extension{{Id: budgetExtension(), Value: integer(-1)}}, 0},
-		"too many": {[]pkix.Extension{{Id: budgetExtension(), Value: integer(1 << 40)}}, 0},
-		"no DER":   {[]pkix.Extension{{Id: budgetExtension(), Value: []byte("2")}}, 0},
-		"trailing": {[]pkix.Extension{{Id: budgetExtension(), Value: append(integer(2), 0)}}, 0},
+		"two":      {[]pkix.Extension{{Id: issuance.BudgetExtension(), Value: integer(2)}}, 2},
+		"zero":     {[]pkix.Extension{{Id: issuance.BudgetExtension(), Value: integer(0)}}, 0},
+		"negative": {[]pkix.Extension{{Id: issuance.BudgetExtension(), Value: integer(-1)}}, 0},
+		"too many": {[]pkix.Extension{{Id: issuance.BudgetExtension(), Value: integer(1 << 40)}}, 0},
+		"no DER":   {[]pkix.Extension{{Id: issuance.BudgetExtension(), Value: []byte("2")}}, 0},
+		"trailing": {[]pkix.Extension{{Id: issuance.BudgetExtension(), Value: append(integer(2), 0)}}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
