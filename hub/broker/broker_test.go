@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/fleethub/fleethub/hub/journal"
 	"github.com/fleethub/fleethub/hub/wire"
 
 	"github.com/fleethub/fleethub/certs/certtest"
@@ -71,6 +73,8 @@ type testHub struct {
 	devices  *devices
 	listener *listener.Listener
 	log      *syncBuffer
+	dir      string // of its journal
+	journal  *journal.Journal
 
 	mu      sync.Mutex
 	refusal []string // reasons, in order
@@ -79,7 +83,22 @@ type testHub struct {
 
 func startHub(t *testing.T, change ...func(*Config, *listener.Config)) *testHub {
 	t.Helper()
-	h := &testHub{t: t, pki: certtest.New(t), devices: &devices{m: make(map[string]registry.Status)}, log: new(syncBuffer)}
+	return start(t, certtest.New(t), &devices{m: make(map[string]registry.Status)}, t.TempDir(), change...)
+}
+
+// afterCrash starts another hub over what the disk had when this one was struck: its
+// journal, copied with nothing said to it. The first goes on, and nobody asks it.
+func (h *testHub) afterCrash(change ...func(*Config, *listener.Config)) *testHub {
+	h.t.Helper()
+	must(h.t, h.journal.Sync(h.t.Context()))
+	dir := h.t.TempDir()
+	must(h.t, os.CopyFS(dir, os.DirFS(h.dir)))
+	return start(h.t, h.pki, h.devices, dir, change...)
+}
+
+func start(t *testing.T, pki *certtest.Fleet, known *devices, dir string, change ...func(*Config, *listener.Config)) *testHub {
+	t.Helper()
+	h := &testHub{t: t, pki: pki, devices: known, log: new(syncBuffer), dir: dir}
 	verifier, err := mtls.NewVerifier(h.pki.Trust(), nil)
 	must(t, err)
 	logger := slog.New(slog.NewTextHandler(h.log, nil))
@@ -107,8 +126,8 @@ func startHub(t *testing.T, change ...func(*Config, *listener.Config)) *testHub 
 	for _, f := range change {
 		f(&config, &front)
 	}
-	j, state := openJournal(t, t.TempDir())
-	config.Journal, config.State = j, state
+	j, state := openJournal(t, h.dir)
+	config.Journal, config.State, h.journal = j, state, j
 	h.Broker, err = New(config)
 	must(t, err)
 	if front.Handle == nil {
