@@ -85,16 +85,19 @@ func (b *Broker) Serve(conn *listener.Conn) (serve func()) {
 	c.reader = wire.NewReader(conn, b.config.MaxPacketSize)
 	// First track, then look: see package session.
 	b.live.Track(id, c)
-	if !c.contained(c.greet) {
+	if err := c.contained(c.greet); err != nil {
+		c.finish(err)
 		return nil
 	}
-	return func() { c.contained(c.read) }
+	return func() {
+		err := c.contained(c.read)
+		conn.Apart(func() { c.finish(err) })
+	}
 }
 
-// contained calls one part of the connection's life. When that was the last, or it
-// panicked, it cleans up and returns false.
-func (c *client) contained(part func() error) (goesOn bool) {
-	var err error
+// contained calls one part of the connection's life; a panic in it is an error. Without
+// one the connection goes on.
+func (c *client) contained(part func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			c.b.counters.panics.Add(1)
@@ -104,12 +107,8 @@ func (c *client) contained(part func() error) (goesOn bool) {
 				c.b.refused(c, c.refusal(ReasonPanic, "its CONNECT could not be processed"))
 			}
 		}
-		if goesOn = err == nil; !goesOn {
-			c.finish(err)
-		}
 	}()
-	err = part()
-	return false // the deferred function has the last word
+	return part()
 }
 
 // finish cleans up behind the connection.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -324,6 +325,23 @@ func (c *Conn) linger() {
 	if tcp.SetReadDeadline(time.Now().Add(c.closeTimeout)) == nil {
 		io.CopyN(io.Discard, tcp, 64<<10)
 	}
+}
+
+// Apart calls f on a goroutine whose stack has grown already, and returns at once: what
+// serves the connection waits on a small one, and growing it for its last moment costs
+// more than most of what is done in it. The handler that calls Apart returns behind it;
+// the connection is finished when f has returned, too. A panic in f is logged.
+func (c *Conn) Apart(f func()) {
+	c.flushers.Add(1)
+	c.brief.run(func() {
+		defer c.flushers.Done()
+		defer func() {
+			if r := recover(); r != nil {
+				c.refusals.log.Error("panic at the end of a connection", "remote", c.RemoteAddr(), "id", c.Peer.Identity.ID, "panic", r, "stack", string(debug.Stack()))
+			}
+		}()
+		f()
+	})
 }
 
 // ClosedAt returns when the socket was closed; zero while it isn't.

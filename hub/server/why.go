@@ -28,8 +28,16 @@ func (c chronicle) note(id identity.Identity, e why.Event) {
 	if !registered {
 		_, registered = c.h.fleet.Status(id.ID)
 	}
-	c.h.book.Note(why.Name{Role: string(id.Role), ID: id.ID}, registered, e)
+	c.h.book.Note(nameOf(id), registered, e)
 }
+
+// noteAdmitted is note for who was connected, and is registered therefore: a connect is
+// no time for looking it up once more.
+func (c chronicle) noteAdmitted(id identity.Identity, e why.Event) {
+	c.h.book.Note(nameOf(id), true, e)
+}
+
+func nameOf(id identity.Identity) why.Name { return why.Name{Role: string(id.Role), ID: id.ID} }
 
 // doorObserver is what the listener tells: metrics, the account of handshakes, and the
 // chronicle.
@@ -89,17 +97,17 @@ func (c chronicle) OnConnected(id identity.Identity, remote net.Addr, resumed bo
 	if resumed {
 		reason = "resumed"
 	}
-	c.note(id, why.Event{Kind: why.Connected, Reason: reason, Address: why.Host(remote), Own: true})
+	c.noteAdmitted(id, why.Event{Kind: why.Connected, Reason: reason, Address: why.Host(remote), Own: true})
 }
 
 // OnEnded implements broker.Observer.
 func (c chronicle) OnEnded(id identity.Identity, remote net.Addr, reason, detail string) {
-	c.note(id, why.Event{Kind: why.Disconnected, Reason: reason, Detail: detail, Address: why.Host(remote), Own: true})
+	c.noteAdmitted(id, why.Event{Kind: why.Disconnected, Reason: reason, Detail: detail, Address: why.Host(remote), Own: true})
 }
 
 // OnDenied implements broker.Observer.
 func (c chronicle) OnDenied(id identity.Identity, action policy.Action, topic, rule string) {
-	c.note(id, why.Event{Kind: why.Denied, Reason: rule, Detail: fmt.Sprintf("it may not %s %.100q", action, topic), Own: true})
+	c.noteAdmitted(id, why.Event{Kind: why.Denied, Reason: rule, Detail: fmt.Sprintf("it may not %s %.100q", action, topic), Own: true})
 }
 
 // why returns an operator's answer about a device, registered or not.

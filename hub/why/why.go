@@ -180,6 +180,9 @@ func Host(a net.Addr) string {
 	if a == nil {
 		return ""
 	}
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		return tcp.AddrPort().Addr().Unmap().String()
+	}
 	host, _, err := net.SplitHostPort(a.String())
 	if err != nil {
 		return a.String()
