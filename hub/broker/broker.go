@@ -261,6 +261,9 @@ func (b *Broker) DisconnectMany(ctx context.Context, ids []string, reason string
 			l.Conn.Disconnect(reason)
 		}
 	}
+	// A reader may wait for a disk: a second for all of them.
+	readers, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
 	for i, id := range ids {
 		for _, l := range conns[i] {
 			select {
@@ -270,7 +273,10 @@ func (b *Broker) DisconnectMany(ctx context.Context, ids []string, reason string
 				result[i].Open++
 			}
 			if c, ok := l.Conn.(*client); ok {
-				c.waitGone(ctx) // what it still takes comes before what is removed below
+				select { // what its reader still takes comes before what is removed below
+				case <-c.gone:
+				case <-readers.Done():
+				}
 				result[i].At = later(result[i].At, c.conn.ClosedAt())
 				result[i].LastPacket = later(result[i].LastPacket, c.lastPacket())
 			}

@@ -15,17 +15,21 @@ import (
 // the moments of different sessions need not be one.
 
 const (
-	keepInterval  = time.Second
-	sessionsATime = 64 // between two openings of the gate
+	keepInterval = time.Second
+	// checkpointEvery is how often one is made though little was written: what is kept for
+	// readers for a time is trimmed then.
+	checkpointEvery = time.Hour
+	sessionsATime   = 64 // between two openings of the gate
 	// checkpointAhead is how many octets a checkpoint has waiting for the disk, about.
 	checkpointAhead = 2 << 20
 )
 
 // keep makes checkpoints: when the journal has grown by as much as the state takes,
-// and when something that it should have could not be entered.
+// once an hour, and when something that it should have could not be entered.
 func (b *Broker) keep() {
 	tick := time.NewTicker(keepInterval)
 	defer tick.Stop()
+	last := time.Now()
 	for {
 		select {
 		case <-b.context.Done():
@@ -34,9 +38,11 @@ func (b *Broker) keep() {
 		}
 		grown := b.ingest.Appended() - b.checkpointed
 		stale := b.ingest.Stale()
-		if !stale && grown < max(uint64(b.config.CheckpointAfter), 2*b.written) {
+		old := time.Since(last) >= checkpointEvery
+		if !stale && !old && grown < max(uint64(b.config.CheckpointAfter), 2*b.written) {
 			continue
 		}
+		last = time.Now()
 		if err := b.checkpoint(); err != nil {
 			b.ingest.MarkStale() // try again
 			if b.context.Err() == nil {

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -321,18 +320,6 @@ func disconnectCode(reason string) wire.Code {
 		return wire.ServerShuttingDown
 	}
 	return wire.UnspecifiedError
-}
-
-// waitGone waits until the connection's reader is done, for a second at most: it may
-// wait for a disk.
-func (c *client) waitGone(ctx context.Context) {
-	patience := time.NewTimer(time.Second)
-	defer patience.Stop()
-	select {
-	case <-c.gone:
-	case <-ctx.Done():
-	case <-patience.C:
-	}
 }
 
 // whyEnded returns the reason of Disconnect, "" if it wasn't called.

@@ -318,11 +318,8 @@ func (p *publication) Committed(err error) {
 		return
 	}
 	b.ingest.Release(m.size)
-	switch {
-	case p.pending:
+	if p.pending {
 		b.retainOnDisk(m)
-	case m.Retain:
-		b.retain(m)
 	}
 	if c != nil {
 		if m.QoS == 2 {

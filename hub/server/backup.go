@@ -5,15 +5,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -22,10 +17,6 @@ import (
 	"time"
 
 	"github.com/fleethub/fleethub/certs/command"
-	"github.com/fleethub/fleethub/certs/pemfile"
-	"github.com/fleethub/fleethub/hub/boltstore"
-	"github.com/fleethub/fleethub/hub/ingest"
-	"github.com/fleethub/fleethub/hub/journal"
 )
 
 // A backup is a tar file: what it is, the journal, the store, the certificates of
@@ -42,6 +33,41 @@ const (
 	backupFormat  = 1
 	maxBackupFile = 1 << 40 // octets of one file in a backup
 )
+
+// smallPatterns are the files of a hub's folder that a backup has beside the stores, as
+// path.Match takes them. A restore adds those that the folder lacks: it may know newer
+// ones. Without the policy, the default rules would be in force, and what it denies
+// allowed; without the foreign lists, revocations of devices that aren't registered yet
+// would be forgotten.
+func smallPatterns() []string {
+	return []string{PolicyFile, issuersDir("") + "/*.crt", statusDir + "/foreign/*"}
+}
+
+// smallFiles returns the names of those that are in a folder, in order.
+func smallFiles(dir string) (names []string, err error) {
+	for _, pattern := range smallPatterns() {
+		files, err := fs.Glob(os.DirFS(dir), pattern)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range files {
+			if isSmallFile(name) {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// isSmallFile reports whether a name in a backup is one of theirs. One that begins with a
+// dot is half-written.
+func isSmallFile(name string) bool {
+	return !strings.HasPrefix(path.Base(name), ".") && slices.ContainsFunc(smallPatterns(), func(pattern string) bool {
+		ok, err := path.Match(pattern, name)
+		return ok && err == nil
+	})
+}
 
 // BackupAbout says what a backup is of.
 type BackupAbout struct {
@@ -78,19 +104,12 @@ func (h *Hub) Backup(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	issuers, err := filepath.Glob(filepath.Join(h.config.Dir, "issuers", "*.crt"))
+	files, err := smallFiles(h.config.Dir)
 	if err != nil {
 		return err
 	}
-	files := map[string]string{PolicyFile: filepath.Join(h.config.Dir, PolicyFile)}
-	for _, file := range issuers {
-		files[path.Join("issuers", filepath.Base(file))] = file
-	}
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		data, err := os.ReadFile(files[name])
-		if name == PolicyFile && errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+	for _, name := range files {
+		data, err := os.ReadFile(filepath.Join(h.config.Dir, name))
 		if err != nil {
 			return fmt.Errorf("back up: %w", err)
 		}
@@ -136,266 +155,4 @@ func (b *backupWriter) close() error {
 		return err
 	}
 	return b.tar.Close()
-}
-
-// Restored is what a restore did.
-type Restored struct {
-	BackupAbout
-	Kept []string `json:"kept,omitempty"` // where what was there before is now
-}
-
-// Restore puts a backup into a hub's folder, which no hub uses meanwhile. Everything is
-// unpacked beside and checked before anything changes; what was there is kept under
-// another name if replace is set, and else is an error. It is safe to repeat after a
-// crash at any point.
-func Restore(dir string, backup io.Reader, replace bool, now time.Time) (Restored, error) {
-	config, err := LoadConfig(dir, os.Environ())
-	if err != nil {
-		return Restored{}, command.WithCode(command.BadConfig, err)
-	}
-	var present []string
-	for _, name := range []string{storeFile, journalDir} {
-		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
-			present = append(present, name)
-		}
-	}
-	if len(present) > 0 && !replace {
-		return Restored{}, fmt.Errorf("%s has %s already: name an empty hub's folder, or say --replace to put them aside", dir, strings.Join(present, " and "))
-	}
-	if err := notRunning(dir); err != nil {
-		return Restored{}, err
-	}
-	stage, err := os.MkdirTemp(dir, ".restore-")
-	if err != nil {
-		return Restored{}, err
-	}
-	defer os.RemoveAll(stage)
-	about, err := unpack(stage, backup)
-	if err != nil {
-		return Restored{}, fmt.Errorf("restore: %w", err)
-	}
-	if about.TrustDomain != config.TrustDomain {
-		return Restored{}, fmt.Errorf("restore: the backup is of the fleet %s and %s is of %s", about.TrustDomain, dir, config.TrustDomain)
-	}
-	if _, err := CheckStores(stage); err != nil {
-		return Restored{}, fmt.Errorf("restore: the backup is damaged: %w", err)
-	}
-	if err := issuersFit(filepath.Join(stage, "issuers"), dir); err != nil {
-		return Restored{}, err
-	}
-	// The stores last: until they are in place, the hub doesn't start.
-	if err := restorePolicy(stage, dir); err != nil {
-		return Restored{}, err
-	}
-	if err := restoreIssuers(filepath.Join(stage, "issuers"), filepath.Join(dir, "issuers")); err != nil {
-		return Restored{}, err
-	}
-	r := Restored{BackupAbout: about}
-	aside := ".before-" + now.UTC().Format("20060102T150405.000000000Z")
-	for _, name := range []string{journalDir, storeFile} {
-		to := filepath.Join(dir, name)
-		if _, err := os.Lstat(to); err == nil {
-			if err := os.Rename(to, to+aside); err != nil {
-				return r, err
-			}
-			r.Kept = append(r.Kept, to+aside)
-		}
-		if err := os.Rename(filepath.Join(stage, name), to); err != nil {
-			return r, err
-		}
-	}
-	return r, pemfile.SyncDir(dir)
-}
-
-// notRunning is an error if a hub has the folder's store open. What else is wrong with
-// the store is no matter: it is about to be put aside.
-func notRunning(dir string) error {
-	if err := boltstore.Check(filepath.Join(dir, storeFile)); errors.Is(err, boltstore.ErrLocked) {
-		return fmt.Errorf("a hub runs in %s: stop it first", dir)
-	}
-	return nil
-}
-
-// restorePolicy puts the policy back where the folder has none: without it the default
-// rules would be in force, and what it denies allowed.
-func restorePolicy(from, to string) error {
-	data, err := os.ReadFile(filepath.Join(from, PolicyFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if _, err := os.Lstat(filepath.Join(to, PolicyFile)); err == nil {
-		return nil
-	}
-	return pemfile.Write(filepath.Join(to, PolicyFile), data, 0o600)
-}
-
-// issuersFit refuses a backup whose issuers the folder's root didn't sign: a hub that was
-// made anew has another root, and its devices would be strangers.
-func issuersFit(from, dir string) error {
-	roots, err := pemfile.ReadCertificates(filepath.Join(dir, "ca.crt"))
-	if err != nil {
-		return command.WithCode(command.BadConfig, err)
-	}
-	files, err := filepath.Glob(filepath.Join(from, "*.crt"))
-	if err != nil {
-		return err
-	}
-	for _, file := range files {
-		issuers, err := pemfile.ReadCertificates(file)
-		if err != nil {
-			return fmt.Errorf("restore: the backup is damaged: %w", err)
-		}
-		if !slices.ContainsFunc(roots, func(root *x509.Certificate) bool { return issuers[0].CheckSignatureFrom(root) == nil }) {
-			return fmt.Errorf("restore: %s is a hub of another root than the backup's: copy ca/, ca.crt, hub.yaml, issuers/, operator/, policy.yaml and tls/ from the folder that was backed up", dir)
-		}
-	}
-	return nil
-}
-
-// restoreIssuers adds the issuers that the folder lacks: it may know newer ones.
-func restoreIssuers(from, to string) error {
-	if err := os.MkdirAll(to, 0o700); err != nil {
-		return err
-	}
-	entries, err := os.ReadDir(from)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if _, err := os.Lstat(filepath.Join(to, e.Name())); err == nil {
-			continue
-		}
-		data, err := os.ReadFile(filepath.Join(from, e.Name()))
-		if err != nil {
-			return err
-		}
-		if err := pemfile.Write(filepath.Join(to, e.Name()), data, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// unpack writes a backup's files below dir and holds them against their sums.
-func unpack(dir string, backup io.Reader) (about BackupAbout, err error) {
-	for _, sub := range []string{journalDir, "issuers"} {
-		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
-			return about, err
-		}
-	}
-	sums := make(map[string]string)
-	files := tar.NewReader(backup)
-	for {
-		header, err := files.Next()
-		if errors.Is(err, io.EOF) {
-			return about, errors.New("the backup is cut off: it doesn't end with its sums")
-		}
-		if err != nil {
-			return about, fmt.Errorf("not a backup, or a damaged one: %w", err)
-		}
-		if header.Typeflag != tar.TypeReg || header.Size > maxBackupFile {
-			return about, fmt.Errorf("not a backup: it has a %q that is no plain file", header.Name)
-		}
-		sum := sha256.New()
-		content := io.TeeReader(files, sum)
-		switch folder, name := path.Split(header.Name); {
-		case header.Name == backupSums:
-			return about, checkSums(sums, files)
-		case header.Name == backupAbout:
-			err = readAbout(&about, content)
-		case header.Name == storeFile, header.Name == PolicyFile:
-			err = writeFile(filepath.Join(dir, header.Name), content)
-		case folder == journalDir+"/":
-			err = journal.PutFile(filepath.Join(dir, journalDir), name, header.Size, content)
-		case folder == "issuers/" && strings.HasSuffix(name, ".crt") && !strings.HasPrefix(name, "."):
-			err = writeFile(filepath.Join(dir, "issuers", name), content)
-		default:
-			err = fmt.Errorf("it has a file %q, which no backup has", header.Name)
-		}
-		if err != nil {
-			return about, err
-		}
-		sums[header.Name] = sumOf(sum)
-	}
-}
-
-func readAbout(about *BackupAbout, content io.Reader) error {
-	data, err := io.ReadAll(io.LimitReader(content, 64<<10))
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(data, about); err != nil {
-		return fmt.Errorf("read what the backup says of itself: %w", err)
-	}
-	if about.Format != backupFormat {
-		return fmt.Errorf("the backup has format %d and this hub reads %d: restore it with the hub that made it", about.Format, backupFormat)
-	}
-	return nil
-}
-
-func writeFile(name string, content io.Reader) (err error) {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := io.Copy(f, content); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-func sumOf(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }
-
-// checkSums holds what was read against the backup's last file.
-func checkSums(got map[string]string, sums io.Reader) error {
-	data, err := io.ReadAll(io.LimitReader(sums, 16<<20))
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(string(data)) {
-		sum, name, _ := strings.Cut(strings.TrimSpace(line), "  ")
-		if got[name] != sum {
-			return fmt.Errorf("%s in the backup is missing or damaged: its sum is not the one noted", name)
-		}
-		delete(got, name)
-	}
-	for name := range got {
-		return fmt.Errorf("%s in the backup has no sum: it was added later", name)
-	}
-	return nil
-}
-
-// StoresReport is what CheckStores found.
-type StoresReport struct {
-	Files    int    `json:"journal_files"`
-	Records  uint64 `json:"journal_records"`
-	Torn     int64  `json:"journal_torn_bytes"` // of a write that was interrupted, which the next start cuts off
-	Sessions int    `json:"sessions"`
-	Queued   int    `json:"queued"`   // messages, in all queues
-	Retained int    `json:"retained"` // messages
-	Missing  int    `json:"missing"`  // messages that are named and not there
-}
-
-// CheckStores looks through the stores in a folder that no hub uses, and changes
-// nothing. An error says what is damaged and where.
-func CheckStores(dir string) (r StoresReport, err error) {
-	if err := boltstore.Check(filepath.Join(dir, storeFile)); err != nil {
-		return r, err
-	}
-	state := new(ingest.State)
-	report, err := journal.Check(filepath.Join(dir, journalDir), func(_ journal.Position, record []byte) error { return state.Apply(record) })
-	if err != nil {
-		return r, err
-	}
-	r.Files, r.Records, r.Torn = report.Segments, report.Records, report.Torn
-	r.Missing = state.Prune()
-	r.Sessions, r.Retained = len(state.Sessions), len(state.Retained)
-	for _, s := range state.Sessions {
-		r.Queued += len(s.Queue)
-	}
-	return r, nil
 }
