@@ -21,6 +21,8 @@
 //   - session.go, outbox.go: what outlives it
 //   - publish.go: messages in; deliver.go, retained.go: messages out; ack.go: both
 //   - subscribe.go, will.go, expiry.go, presence.go, retention.go, sys.go: as named
+//   - quotas.go, rate.go: what one client may do; revise.go: when policy has changed
+//   - observe.go, counter.go: what is told and counted
 //   - recover.go, checkpoint.go: the journal's ends
 package broker
 
