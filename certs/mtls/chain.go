@@ -13,8 +13,9 @@ import (
 // chain is what verifying a leaf against one trust has found, once and for all: the
 // parts of the verdict that time does not change.
 type chain struct {
-	identity identity.Identity
-	issuer   *x509.Certificate
+	identity    identity.Identity
+	issuer      *x509.Certificate
+	fingerprint [sha256.Size]byte // of the leaf's DER
 }
 
 // maxChains bounds a chainCache. Each entry takes some 300 bytes.
@@ -68,6 +69,7 @@ func (s *snapshot) chain(leaf *x509.Certificate, usage x509.ExtKeyUsage) (chain,
 	}
 	found, err := s.verify(leaf, usage)
 	if err == nil {
+		found.fingerprint = key.fingerprint
 		s.chains.put(key, found)
 	}
 	return found, err

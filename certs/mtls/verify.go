@@ -1,6 +1,7 @@
 package mtls
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -117,6 +118,16 @@ type Peer struct {
 	Certificate *x509.Certificate
 	Issuer      *x509.Certificate
 	Resumed     bool // by a TLS session ticket
+
+	fingerprint [sha256.Size]byte // of the certificate, as the verifier found it
+}
+
+// Fingerprint returns the SHA-256 of the certificate's DER; zero without one.
+func (p *Peer) Fingerprint() [sha256.Size]byte {
+	if p.fingerprint == ([sha256.Size]byte{}) && p.Certificate != nil {
+		return sha256.Sum256(p.Certificate.Raw)
+	}
+	return p.fingerprint
 }
 
 // Verify checks the peer of a TLS connection and that its role is one of roles. Called
@@ -153,7 +164,7 @@ func (v *Verifier) VerifyCertificate(leaf *x509.Certificate, usage x509.ExtKeyUs
 	if !slices.Contains(roles, chain.identity.Role) {
 		return refuse(ReasonRole, "%s certificates are not accepted here", chain.identity.Role)
 	}
-	return Peer{Identity: chain.identity, Certificate: leaf, Issuer: chain.issuer}, nil
+	return Peer{Identity: chain.identity, Certificate: leaf, Issuer: chain.issuer, fingerprint: chain.fingerprint}, nil
 }
 
 func unknownIssuer(leaf *x509.Certificate) error {

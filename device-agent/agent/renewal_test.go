@@ -71,7 +71,7 @@ func settled(t *testing.T, h *hubtest.Hub, dir, former string) {
 	waitFor(t, "another certificate in place", func() bool { return fingerprintIn(t, dir) != former })
 	waitFor(t, "the former one superseded", func() bool {
 		status, _ := h.Server().Fleet().Status("pi-1")
-		return len(status.Fingerprints) == 1 && status.Fingerprints[0] == fingerprintIn(t, dir)
+		return len(status.Fingerprints) == 1 && status.Fingerprints[0].String() == fingerprintIn(t, dir)
 	})
 	waitFor(t, "connected", func() bool {
 		d, err := h.Operator().Device(t.Context(), "pi-1")

@@ -86,7 +86,7 @@ func (a *Admission) Check(peer mtls.Peer) error {
 		return refuse(id, ReasonSuspended, "device %s is suspended", id.ID)
 	case !status.State.MayConnect():
 		return refuse(id, ReasonState, "device %s is in state %q, which may not connect", id.ID, status.State)
-	case peer.Certificate == nil || !status.Admits(identity.Fingerprint(peer.Certificate)):
+	case peer.Certificate == nil || !status.Admits(peer.Fingerprint()):
 		return refuse(id, ReasonUnknownCertificate, "the certificate presented is not one that is registered for device %s", id.ID)
 	}
 	return nil

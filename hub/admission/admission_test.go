@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"strings"
@@ -44,7 +45,7 @@ func TestCheck(t *testing.T) {
 	other := pki.Device("pi-1") // same name, another certificate
 	removed, _ := pki.IssuingCA(identity.KindOperational, "removed")
 	known := func(state registry.State) devices {
-		return devices{"pi-1": {State: state, Fingerprints: []string{identity.Fingerprint(pi.Leaf)}}}
+		return devices{"pi-1": {State: state, Fingerprints: []registry.Fingerprint{sha256.Sum256(pi.Leaf.Raw)}}}
 	}
 	tests := []struct {
 		name    string

@@ -135,6 +135,7 @@ type Broker struct {
 	lastID    atomic.Uint64 // of messages
 
 	connections atomic.Uint32 // so far
+	attended    atomic.Int32  // of them, those in their first moments: see client.attend
 	queued      atomic.Int64  // octets of messages in all queues
 
 	checkpointed uint64 // ingest.Appended at the last checkpoint; the keeper's own

@@ -3,6 +3,7 @@ package broker
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -194,7 +195,7 @@ func (h *testHub) device(id string, labels ...string) certtest.Credential {
 func (h *testHub) register(c certtest.Credential, labels ...string) {
 	h.devices.set(c.Identity.ID, func(s *registry.Status) {
 		s.State = registry.StateRegistered
-		s.Fingerprints = []string{identity.Fingerprint(c.Leaf)}
+		s.Fingerprints = []registry.Fingerprint{sha256.Sum256(c.Leaf.Raw)}
 		s.Labels = make(map[string]string)
 		for i := 0; i+1 < len(labels); i += 2 {
 			s.Labels[labels[i]] = labels[i+1]

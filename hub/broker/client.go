@@ -60,12 +60,15 @@ type client struct {
 	// session's mu; QoS 0 messages look without.
 	ready atomic.Bool
 
+	told bool // that its certificate is to be renewed; the sweeper's
+
 	online, over bool // its presence was announced, and its end; guarded by Session.presence
 
 	out outAliases
 
-	cut  atomic.Bool   // Disconnect was called: nothing more is taken
-	gone chan struct{} // closed when the reader is done
+	cut     atomic.Bool   // it is condemned: nothing more is taken or sent
+	closing atomic.Bool   // Disconnect was called
+	gone    chan struct{} // closed when the reader is done
 
 	mu     sync.Mutex // guards reason
 	reason string     // why the hub ended the connection; "" if it didn't
@@ -84,7 +87,11 @@ func (b *Broker) Serve(conn *listener.Conn) (serve func()) {
 	c.reader = wire.NewReader(conn, b.config.MaxPacketSize)
 	// First track, then look: see package session.
 	b.live.Track(id, c)
-	if err := c.contained(c.greet); err != nil {
+	err := c.contained(c.greet)
+	if err == nil {
+		err = c.contained(c.attend)
+	}
+	if !errors.Is(err, errLasting) {
 		c.finish(err)
 		return nil
 	}
@@ -134,24 +141,71 @@ func (c *client) greet() error {
 	return c.begin()
 }
 
+// A connection's first moments are spent on the goroutine that greeted it, whose stack
+// has grown: many a board connects, says what it has to say, and is gone. One that stays
+// is read on a small stack for the rest of its life.
+const (
+	firstMoments = time.Second
+	maxAttended  = 256 // at a time, with some 32 KiB of stack each
+)
+
+// errLasting is that the first moments are over and the connection isn't.
+var errLasting = errors.New("it goes on")
+
+// attend takes packets in the connection's first moments. It returns errLasting, or why
+// the connection ended.
+func (c *client) attend() error {
+	defer c.b.attended.Add(-1)
+	if c.b.attended.Add(1) > maxAttended || c.keepAlive > 0 && c.keepAlive <= firstMoments {
+		return errLasting
+	}
+	until := time.Now().Add(firstMoments)
+	if err := c.conn.SetReadDeadline(until); err != nil {
+		return err
+	}
+	for {
+		pk, err := c.reader.Next()
+		now := time.Now()
+		if errors.Is(err, os.ErrDeadlineExceeded) && !now.Before(until) {
+			return errLasting
+		}
+		if err := c.step(pk, err, now); err != nil {
+			return err
+		}
+		if !now.Before(until) {
+			return errLasting
+		}
+	}
+}
+
 // read takes packets until the connection ends; it returns why it did.
 func (c *client) read() error {
+	if c.keepAlive == 0 {
+		c.conn.Connected()
+	}
 	now := time.Now()
 	for {
 		c.arm(now)
 		pk, err := c.next()
 		now = time.Now()
-		if err == nil && c.cut.Load() {
-			err = net.ErrClosed // what lies in the buffer is not taken any more
-		}
-		if err == nil {
-			err = c.take(pk, now)
-		}
-		if err != nil {
-			c.complain(err)
+		if err := c.step(pk, err, now); err != nil {
 			return err
 		}
 	}
+}
+
+// step acts on what was read. An error ends the connection, whose client has been told.
+func (c *client) step(pk wire.Packet, err error, now time.Time) error {
+	if err == nil && c.cut.Load() {
+		err = net.ErrClosed // what lies in the buffer is not taken any more
+	}
+	if err == nil {
+		err = c.take(pk, now)
+	}
+	if err != nil {
+		c.complain(err)
+	}
+	return err
 }
 
 // grace is how long a client that was silent for too long is looked at once more.
@@ -269,7 +323,15 @@ func (c *client) acknowledge(kind wire.Type, id uint16, code wire.Code) error {
 	return c.send(&wire.Ack{Kind: kind, ID: id, Code: code})
 }
 
+// write sends bytes of the protocol, unless the client has been cut off.
 func (c *client) write(data []byte) error {
+	if c.cut.Load() {
+		return net.ErrClosed
+	}
+	return c.writeOut(data)
+}
+
+func (c *client) writeOut(data []byte) error {
 	n, err := c.conn.Write(data)
 	c.b.counters.packetsSent.add(c.number, 1)
 	c.b.counters.bytesSent.add(c.number, uint64(n))
@@ -290,22 +352,29 @@ func (c *client) RemoteAddr() net.Addr { return c.remote }
 // Done is closed when the socket is closed.
 func (c *client) Done() <-chan struct{} { return c.conn.Done() }
 
+// condemn is the first part of Disconnect: from now on nothing is taken from the client,
+// nor sent to it. The first reason wins.
+func (c *client) condemn(reason string) {
+	c.mu.Lock()
+	if c.reason == "" {
+		c.reason = reason
+	}
+	c.mu.Unlock()
+	c.cut.Store(true)
+}
+
 // Disconnect ends the connection for a reason of package protocol: a DISCONNECT
 // for a version 5 client, then the end of the socket, within CloseTimeout of
 // the listener even if the peer no longer reads.
 func (c *client) Disconnect(reason string) {
-	c.mu.Lock()
-	first := c.reason == ""
-	if first {
-		c.reason = reason
-	}
-	c.mu.Unlock()
-	if !first {
+	c.condemn(reason)
+	if c.closing.Swap(true) {
 		return
 	}
-	c.cut.Store(true)
 	if c.ready.Load() && c.version == wire.V5 {
-		_ = c.send(&wire.Disconnect{Code: disconnectCode(reason)})
+		if data, err := wire.AppendWithin(nil, &wire.Disconnect{Code: disconnectCode(c.whyEnded())}, c.version, c.limit); err == nil && len(data) > 0 {
+			_ = c.writeOut(data)
+		}
 	}
 	c.conn.Close()
 }

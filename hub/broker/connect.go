@@ -127,7 +127,6 @@ func (c *client) connect(pk *wire.Connect) error {
 	}
 	err = c.send(c.connack(present, expiry, capped))
 	if err == nil {
-		c.conn.Connected()
 		c.ready.Store(true)
 		c.b.pump(s)
 	}

@@ -112,11 +112,12 @@ func (*crowdSessions) DisconnectMany(_ context.Context, ids []string, _ string) 
 // BenchmarkFleet is a fleet of -scale devices, a tenth of them revoked.
 func BenchmarkFleet(b *testing.B) {
 	f, pki := crowded(b)
-	sums := make([]string, 4096)
+	sums := make([]registry.Fingerprint, 4096)
 	ids := make([]string, len(sums))
 	for i := range sums {
 		d := plain(i*(*scale/len(sums)), nil)
-		ids[i], sums[i] = d.ID, d.Certificates[0].Fingerprint
+		ids[i] = d.ID
+		sums[i], _ = registry.ParseFingerprint(d.Certificates[0].Fingerprint)
 	}
 	b.Run("admission", func(b *testing.B) {
 		b.ReportAllocs()

@@ -132,19 +132,17 @@ type Fleet struct {
 	pending    []*pendingOrder
 	unfinished atomic.Bool // some could not be written; tells the recorder to try again
 
-	sightings chan registry.Sighting // never closed; the recorder reads it
-	dropped   atomic.Uint64          // sightings lost to a full queue
-	stop      chan struct{}          // closed by Close
+	sightings *sightings
+	stop      chan struct{} // closed by Close
 	closing   sync.Once
 	recorder  sync.WaitGroup // the goroutine that records sightings
 }
 
 // Bounds of what is kept in memory and of one page.
 const (
-	sightingQueue = 4096
-	walkPage      = 1000
-	maxPage       = 1000
-	defaultPage   = 100
+	walkPage    = 1000
+	maxPage     = 1000
+	defaultPage = 100
 )
 
 // ErrUnknownDevice is in the chain of errors about an ID that has no record.
@@ -186,7 +184,7 @@ func Open(config Config) (*Fleet, error) {
 		config:    config,
 		turn:      make(chan struct{}, 1),
 		blocked:   make(map[string]registry.State),
-		sightings: make(chan registry.Sighting, sightingQueue),
+		sightings: newSightings(),
 		stop:      make(chan struct{}),
 	}
 	if err := f.ticket.init(); err != nil {
@@ -234,10 +232,7 @@ func (f *Fleet) Status(id string) (registry.Status, bool) {
 		}
 		a = &read
 	}
-	status := registry.Status{State: c.state, Labels: a.Labels, Model: a.Model, Batch: a.Batch, Station: a.Station, Protection: a.Protection}
-	for _, sum := range c.usable {
-		status.Fingerprints = append(status.Fingerprints, sum.String())
-	}
+	status := registry.Status{State: c.state, Labels: a.Labels, Model: a.Model, Batch: a.Batch, Station: a.Station, Protection: a.Protection, Fingerprints: c.usable}
 	return status, true
 }
 

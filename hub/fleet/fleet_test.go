@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"path/filepath"
@@ -22,7 +23,7 @@ func TestRevokeIsDurableEffectiveAndDisconnects(t *testing.T) {
 	r := newRig(t)
 	c := r.register("pi-1", "pi-2")[0]
 	r.sessions.live["pi-1"] = 1
-	fingerprint, serial := identity.Fingerprint(c.Leaf), identity.SerialString(c.Leaf.SerialNumber)
+	fingerprint, serial := sha256.Sum256(c.Leaf.Raw), identity.SerialString(c.Leaf.SerialNumber)
 	if status, ok := r.Status("pi-1"); !ok || !status.Admits(fingerprint) || status.Labels["line"] != "a" || status.Model != "pi4" {
 		t.Fatalf("status before = %+v, %v", status, ok)
 	}
@@ -90,7 +91,7 @@ func TestRevokingAgainReturnsTheFirstRevocation(t *testing.T) {
 func TestSuspendAndResume(t *testing.T) {
 	r := newRig(t)
 	c := r.register("pi-1")[0]
-	fingerprint := identity.Fingerprint(c.Leaf)
+	fingerprint := sha256.Sum256(c.Leaf.Raw)
 	r.sessions.live["pi-1"] = 2
 	receipt, err := r.Suspend(t.Context(), "pi-1", "lost on site", ann)
 	if err != nil || receipt.SessionsClosed != 2 || receipt.State != registry.StateSuspended || len(receipt.Serials) != 0 {

@@ -3,6 +3,7 @@ package fleet
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -46,7 +47,7 @@ func TestImportRegistersEveryDeviceWithAudit(t *testing.T) {
 			!c.NotAfter.Equal(a.Leaf.NotAfter) || !bytes.Equal(c.DER, a.Leaf.Raw) {
 			t.Fatalf("certificate = %+v", c)
 		}
-		if status, ok := r.Status("pi-2"); !ok || !status.Admits(identity.Fingerprint(b.Leaf)) || status.Admits(identity.Fingerprint(a.Leaf)) {
+		if status, ok := r.Status("pi-2"); !ok || !status.Admits(sha256.Sum256(b.Leaf.Raw)) || status.Admits(sha256.Sum256(a.Leaf.Raw)) {
 			t.Fatalf("status = %+v, %v", status, ok)
 		}
 	}
@@ -104,7 +105,7 @@ func TestSupersedingCertificateReplacesTheOld(t *testing.T) {
 		if err != nil || report.Superseded+report.Unchanged != 1 || (report.Superseded == 1) != (state == "first") {
 			t.Fatalf("%s: report = %+v, %v", state, report, err)
 		}
-		if status, _ := r.Status("pi-1"); status.Admits(identity.Fingerprint(old.Leaf)) || !status.Admits(identity.Fingerprint(next.Leaf)) {
+		if status, _ := r.Status("pi-1"); status.Admits(sha256.Sum256(old.Leaf.Raw)) || !status.Admits(sha256.Sum256(next.Leaf.Raw)) {
 			t.Fatalf("%s: status = %+v", state, status)
 		}
 		if !slices.Equal(r.sessions.calls, []string{"pi-1 superseded"}) {
@@ -128,7 +129,7 @@ func TestSupersedingWithinOneManifest(t *testing.T) {
 	if err != nil || report.Registered != 1 || report.Superseded != 1 {
 		t.Fatalf("report = %+v, %v", report, err)
 	}
-	if status, _ := r.Status("pi-1"); !slices.Equal(status.Fingerprints, []string{identity.Fingerprint(next.Leaf)}) {
+	if status, _ := r.Status("pi-1"); !slices.Equal(status.Fingerprints, []registry.Fingerprint{sha256.Sum256(next.Leaf.Raw)}) {
 		t.Fatalf("status = %+v", status)
 	}
 }

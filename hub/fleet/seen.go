@@ -2,6 +2,8 @@ package fleet
 
 import (
 	"context"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fleethub/fleethub/hub/registry"
@@ -17,73 +19,105 @@ const (
 // recorderName is who the audit log names for a change that nobody asked for.
 const recorderName = "hub"
 
+// sightings gathers them, the latest of each device. A connect adds to it and wakes
+// nobody: that would cost more than all else here.
+type sightings struct {
+	full    chan struct{} // one slot: flushSize devices wait
+	dropped atomic.Uint64
+
+	mu      sync.Mutex // guards pending
+	pending map[string]time.Time
+}
+
+func newSightings() *sightings {
+	return &sightings{full: make(chan struct{}, 1), pending: make(map[string]time.Time)}
+}
+
+// add notes a sighting, unless too many wait.
+func (s *sightings) add(id string, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.note(id, at); len(s.pending) == flushSize {
+		select {
+		case s.full <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// note is add without a word to the recorder. The caller holds mu.
+func (s *sightings) note(id string, at time.Time) {
+	before, known := s.pending[id]
+	if !known && len(s.pending) >= maxPending {
+		s.dropped.Add(1)
+		return
+	}
+	if at.After(before) {
+		s.pending[id] = at
+	}
+}
+
+// putBack takes sightings that could not be written. They wait for the next tick.
+func (s *sightings) putBack(taken map[string]time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, at := range taken {
+		s.note(id, at)
+	}
+}
+
+// take empties it.
+func (s *sightings) take() map[string]time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.pending) == 0 {
+		return nil
+	}
+	taken := s.pending
+	s.pending = make(map[string]time.Time)
+	return taken
+}
+
 // Seen notes that a device was connected at that time; its first sighting makes a
-// registered device active. It never blocks: when the queue is full the sighting is
+// registered device active. It waits for no disk: when too many sightings wait it is
 // dropped, since the next one says the same. Devices without a record are ignored.
 func (f *Fleet) Seen(id string, at time.Time) {
 	select {
 	case <-f.stop:
-		return
 	default:
-	}
-	select {
-	case f.sightings <- registry.Sighting{ID: id, At: at}:
-	default:
-		f.dropped.Add(1)
+		f.sightings.add(id, at)
 	}
 }
 
-// DroppedSightings returns how many sightings a full queue has cost so far.
-func (f *Fleet) DroppedSightings() uint64 { return f.dropped.Load() }
+// DroppedSightings returns how many sightings a store that can't be written has cost so
+// far.
+func (f *Fleet) DroppedSightings() uint64 { return f.sightings.dropped.Load() }
 
-// recordSightings gathers sightings, the latest of each device, and writes them in
-// batches. Close stops it; it then writes what it has.
+// recordSightings writes sightings in batches. Close stops it; it then writes what
+// there is.
 func (f *Fleet) recordSightings() {
-	pending := make(map[string]time.Time)
-	add := func(s registry.Sighting) {
-		if len(pending) >= maxPending {
-			if _, ok := pending[s.ID]; !ok {
-				f.dropped.Add(1)
-				return
-			}
-		}
-		if s.At.After(pending[s.ID]) {
-			pending[s.ID] = s.At
-		}
-	}
 	flush := func() {
-		if len(pending) == 0 {
+		taken := f.sightings.take()
+		if len(taken) == 0 {
 			return
 		}
-		if err := f.flush(pending); err != nil {
-			f.config.Log.Error("sightings wait for the store", "devices", len(pending), "error", err)
-			return
+		if err := f.flush(taken); err != nil {
+			f.config.Log.Error("sightings wait for the store", "devices", len(taken), "error", err)
+			f.sightings.putBack(taken)
 		}
-		clear(pending)
 	}
 	tick := time.NewTicker(f.config.FlushInterval)
 	defer tick.Stop()
 	for {
 		select {
-		case s := <-f.sightings:
-			add(s)
-			if len(pending) == flushSize {
-				flush()
-			}
+		case <-f.sightings.full:
+			flush()
 		case <-tick.C:
 			flush()
 			f.retry()
 		case <-f.stop:
-			for {
-				select {
-				case s := <-f.sightings:
-					add(s)
-					continue
-				default:
-				}
-				flush()
-				return
-			}
+			flush()
+			return
 		}
 	}
 }

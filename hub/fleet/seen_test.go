@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -77,11 +78,12 @@ func TestSeenNeverBlocksOnAStuckStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 4 * sightingQueue { // returns, or the test times out
-		f.Seen("pi-1", time.Unix(int64(i+1), 0))
+	f.Seen("pi-1", time.Now())
+	for i := range 2*maxPending + 1 { // returns, or the test times out
+		f.Seen(fmt.Sprint("pi-", i+2), time.Unix(int64(i+1), 0))
 	}
 	if f.DroppedSightings() == 0 {
-		t.Error("a full queue dropped nothing")
+		t.Error("nothing was dropped, however much waits")
 	}
 	close(store.release)
 	if err := f.Close(); err != nil {

@@ -95,8 +95,14 @@ func (r *rawConn) receive(p []byte) (int, error) {
 	return n, err
 }
 
-// Write counts what the peer is sent.
+// Write counts what the peer is sent. What crypto/tls sends by itself after the
+// handshake, such as its answer to a key update, has a deadline, too.
 func (r *rawConn) Write(p []byte) (int, error) {
+	if c := r.conn; c.shaken.Load() && c.writing.Load() == 0 {
+		if err := r.Conn.SetWriteDeadline(time.Now().Add(c.closeTimeout)); err != nil {
+			return 0, err
+		}
+	}
 	n, err := r.Conn.Write(p)
 	r.down.Add(int64(n))
 	return n, err

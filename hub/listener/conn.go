@@ -34,6 +34,7 @@ type Conn struct {
 
 	closed   atomic.Int64 // Unix nanoseconds at which the socket was closed; 0: it isn't
 	writing  atomic.Int64 // Unix nanoseconds at which a write began that isn't over; 0: none
+	shaken   atomic.Bool  // the handshake is over, and its deadline for writes with it
 	raw      *rawConn
 	tls      *tls.Conn
 	pool     *sync.Pool
@@ -95,8 +96,8 @@ func newConn(raw net.Conn, l *Listener) *Conn {
 	return c
 }
 
-// Connected lifts the deadline for the CONNECT packet: from now on the handler
-// sets its own read deadlines.
+// Connected lifts the deadline for the CONNECT packet, for a handler that sets none of
+// its own.
 func (c *Conn) Connected() { c.SetReadDeadline(time.Time{}) }
 
 // SetWriteBuffer sets how many bytes the peer may lag behind.
@@ -269,6 +270,14 @@ func (c *Conn) Close() error {
 		return nil
 	}
 	c.closing = true
+	if c.gone && !c.flushing && c.pending == nil && c.writing.Load() == 0 {
+		// Nobody is there to be told, and nobody reads or writes: the socket's close waits
+		// for nothing.
+		c.mu.Unlock()
+		c.finish()
+		c.mu.Lock()
+		return nil
+	}
 	c.tls.SetReadDeadline(longAgo)
 	if at := c.writing.Load(); at != 0 && time.Since(time.Unix(0, at)) > stuck {
 		// The peer reads nothing: what else is there to say won't reach it either. Not

@@ -50,7 +50,8 @@ func (l *Listener) shake(c *Conn, accepted time.Time) (err error) {
 		t.leave()
 		c.raw.turn = nil
 	}()
-	if err := c.raw.SetDeadline(accepted.Add(l.config.HandshakeTimeout)); err != nil {
+	deadline := accepted.Add(l.config.HandshakeTimeout)
+	if err := c.raw.SetDeadline(deadline); err != nil {
 		return err
 	}
 	hello := c.buffer()
@@ -58,11 +59,13 @@ func (l *Listener) shake(c *Conn, accepted time.Time) (err error) {
 	if err := l.admit(c, t, hello); err != nil {
 		return err
 	}
-	// The wait was ours. The peer has the whole time for its part.
-	t.deadline = time.Now().Add(l.config.HandshakeTimeout)
-	if err := c.raw.SetDeadline(t.deadline); err != nil {
-		return err
+	if t.waited { // The wait was ours. The peer has the whole time for its part.
+		deadline = time.Now().Add(l.config.HandshakeTimeout)
+		if err := c.raw.SetDeadline(deadline); err != nil {
+			return err
+		}
 	}
+	t.deadline = deadline
 	c.raw.turn = t
 	if err := c.tls.Handshake(); err != nil {
 		if t.err != nil {
@@ -78,9 +81,7 @@ func (l *Listener) shake(c *Conn, accepted time.Time) (err error) {
 		l.issuers.charge(issuer, time.Now())
 		l.addresses.note(c.address, issuer, time.Now())
 	}
-	if err := c.raw.SetDeadline(time.Time{}); err != nil {
-		return err
-	}
+	c.shaken.Store(true) // each write has a deadline of its own from now on
 	return c.SetReadDeadline(time.Now().Add(l.config.ConnectTimeout))
 }
 

@@ -11,7 +11,7 @@
 //     crypto/tls is involved.
 //  3. Admission lane: as many handshakes compute as the cores take, resumed
 //     ones before full ones, after a bounded wait; see lanes and Limits.
-//  4. TLS handshake, under Config.HandshakeTimeout again: the wait was ours.
+//  4. TLS handshake, under Config.HandshakeTimeout again if it had to wait: that was ours.
 //     Config.Verify judges the peer inside it, on full and on resumed ones.
 //  5. Handler, under Config.ConnectTimeout until it calls Conn.Connected.
 //  6. Every write has a deadline and goes through a bounded buffer; see Conn.

@@ -27,6 +27,7 @@ type turn struct {
 	deadline time.Time // of the wait for the first turn, then of the handshake
 
 	came      lane // through which it began
+	waited    bool // for its first turn
 	computing bool // has the right to
 	ticketed  bool // came through the lane of resumed ones, without having shown that it is one
 	unread    []byte
@@ -67,8 +68,8 @@ func (t *turn) begin() error {
 		in, t.ticketed = laneResumed, true
 	}
 	t.came = in
-	waited, err := t.enter(in, t.deadline)
-	if waited {
+	var err error
+	if t.waited, err = t.enter(in, t.deadline); t.waited {
 		t.session = nil // the ticket may have been dropped meanwhile: it is opened again
 	}
 	return err

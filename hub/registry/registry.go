@@ -280,7 +280,7 @@ func (d *Device) step(next State, c Cause) {
 type Status struct {
 	State        State
 	Labels       map[string]string
-	Fingerprints []string // of the certificates it may present; none once revoked
+	Fingerprints []Fingerprint // of the certificates it may present; none once revoked
 	Model        string
 	Batch        string
 	Station      string
@@ -289,6 +289,6 @@ type Status struct {
 
 // Admits reports whether a device of this status may connect with the certificate
 // of that fingerprint.
-func (s Status) Admits(fingerprint string) bool {
+func (s Status) Admits(fingerprint Fingerprint) bool {
 	return s.State.MayConnect() && slices.Contains(s.Fingerprints, fingerprint)
 }

@@ -47,13 +47,9 @@ func (a *account) of(id string) (admin.Handshakes, bool) {
 	return admin.Handshakes{}, false
 }
 
-// change edits the account of a registered device. A stranger gets none, or strangers
-// would push the fleet's out. What Last and LastRefusal point to is replaced, never
-// changed: of gives copies away.
+// change edits the account of a registered device. What Last and LastRefusal point to
+// is replaced, never changed: of gives copies away.
 func (a *account) change(id string, edit func(*admin.Handshakes)) {
-	if _, registered := a.fleet.Status(id); !registered {
-		return
-	}
 	now := a.now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -92,6 +88,9 @@ func (a *account) done(hs listener.Handshake) {
 func (a *account) refused(reason string, remote net.Addr, id string) {
 	if id == "" {
 		return
+	}
+	if _, registered := a.fleet.Status(id); !registered {
+		return // or strangers would push the fleet's accounts out
 	}
 	refusal := &admin.LastRefusal{At: a.now(), Reason: reason, Address: remote.String()}
 	a.change(id, func(d *admin.Handshakes) {

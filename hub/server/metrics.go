@@ -27,6 +27,8 @@ type metrics struct {
 	bytes      *prometheus.CounterVec
 	parameters *prometheus.CounterVec
 	anomalies  *prometheus.CounterVec // registered by openMisuse
+
+	full, resumed kindMetrics // of handshakes, took and bytes
 }
 
 func newMetrics() *metrics {
@@ -53,6 +55,7 @@ func newMetrics() *metrics {
 			Name: "fleethub_handshake_parameters_total", Help: "TLS handshakes completed, by what they agreed on.",
 		}, []string{"kind", "version", "suite", "curve"}),
 	}
+	m.full, m.resumed = m.series(kindOf(false)), m.series(kindOf(true))
 	m.registry.MustRegister(m.refused, m.handshakes, m.took, m.cpu, m.bytes, m.parameters, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -74,17 +77,35 @@ func (m *metrics) OnRefused(reason string, _ net.Addr, _ string) {
 
 // OnHandshake makes metrics a listener.Observer.
 func (m *metrics) OnHandshake(resumed bool, took time.Duration) {
-	kind := kindOf(resumed)
-	m.handshakes.WithLabelValues(kind).Inc()
-	m.took.WithLabelValues(kind).Observe(took.Seconds())
+	k := m.kind(resumed)
+	k.handshakes.Inc()
+	k.took.Observe(took.Seconds())
+}
+
+// kindMetrics are the series of full or of resumed handshakes, found once: by their
+// labels they would be looked for in every connect.
+type kindMetrics struct {
+	handshakes, up, down prometheus.Counter
+	took                 prometheus.Observer
+}
+
+func (m *metrics) kind(resumed bool) *kindMetrics {
+	if resumed {
+		return &m.resumed
+	}
+	return &m.full
+}
+
+func (m *metrics) series(kind string) kindMetrics {
+	return kindMetrics{m.handshakes.WithLabelValues(kind), m.bytes.WithLabelValues(kind, "up"), m.bytes.WithLabelValues(kind, "down"), m.took.WithLabelValues(kind)}
 }
 
 // OnHandshakeDone makes metrics a listener.HandshakeObserver. Its labels come from
 // short lists of the TLS policy, never from a peer.
 func (m *metrics) OnHandshakeDone(hs listener.Handshake) {
-	kind := kindOf(hs.Resumed)
-	m.bytes.WithLabelValues(kind, "up").Add(float64(hs.BytesUp))
-	m.bytes.WithLabelValues(kind, "down").Add(float64(hs.BytesDown))
+	kind, k := kindOf(hs.Resumed), m.kind(hs.Resumed)
+	k.up.Add(float64(hs.BytesUp))
+	k.down.Add(float64(hs.BytesDown))
 	m.parameters.WithLabelValues(kind, tls.VersionName(hs.Version), suiteName(hs.Suite), hs.Curve.String()).Inc()
 	if hs.CPU > 0 {
 		m.cpu.WithLabelValues(kind).Observe(hs.CPU.Seconds())

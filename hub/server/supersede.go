@@ -86,7 +86,7 @@ func (h *Hub) settle(ctx context.Context, id string, leaf *x509.Certificate) err
 	ctx, cancel := context.WithTimeout(ctx, cutTimeout)
 	defer cancel()
 	closed, _ := h.broker.DisconnectPeers(ctx, func(p mtls.Peer) bool {
-		return isDevice(p, id) && (p.Certificate == nil || !status.Admits(identity.Fingerprint(p.Certificate)))
+		return isDevice(p, id) && (p.Certificate == nil || !status.Admits(p.Fingerprint()))
 	}, reasonSuperseded)
 	h.log.Info("former certificate superseded", "device", id, "serials", superseded, "connections_cut", closed)
 	return nil

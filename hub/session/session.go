@@ -12,6 +12,7 @@ package session
 import (
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,9 +41,9 @@ type key struct {
 // Table holds the live connections. The zero value is an empty table. It is
 // safe for concurrent use.
 type Table struct {
-	mu   sync.Mutex                 // guards live and n
-	live map[key]map[Conn]time.Time // and since when; an identity is present only with a connection
-	n    map[identity.Role]int      // connections by role
+	mu   sync.Mutex            // guards live and n
+	live map[key][]Live        // oldest first; an identity is present only with a connection
+	n    map[identity.Role]int // connections by role
 }
 
 // Track enters a connection under its identity. From now on Disconnect finds it;
@@ -51,17 +52,12 @@ func (t *Table) Track(id identity.Identity, c Conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.live == nil {
-		t.live = make(map[key]map[Conn]time.Time)
+		t.live = make(map[key][]Live)
 		t.n = make(map[identity.Role]int)
 	}
 	k := key{id.Role, id.ID}
-	conns := t.live[k]
-	if conns == nil {
-		conns = make(map[Conn]time.Time, 1)
-		t.live[k] = conns
-	}
-	if _, ok := conns[c]; !ok {
-		conns[c] = time.Now()
+	if find(t.live[k], c) < 0 {
+		t.live[k] = append(t.live[k], Live{c, time.Now()})
 		t.n[id.Role]++
 	}
 }
@@ -72,14 +68,18 @@ func (t *Table) Untrack(id identity.Identity, c Conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	k := key{id.Role, id.ID}
-	if _, ok := t.live[k][c]; !ok {
+	i := find(t.live[k], c)
+	if i < 0 {
 		return
 	}
-	delete(t.live[k], c)
-	if len(t.live[k]) == 0 {
+	if t.live[k] = slices.Delete(t.live[k], i, i+1); len(t.live[k]) == 0 {
 		delete(t.live, k)
 	}
 	t.n[id.Role]--
+}
+
+func find(live []Live, c Conn) int {
+	return slices.IndexFunc(live, func(l Live) bool { return l.Conn == c })
 }
 
 // Disconnect cuts every connection of an identity and waits until their sockets
@@ -111,9 +111,9 @@ func (t *Table) Where(match func(Conn) bool) []Conn {
 	defer t.mu.Unlock()
 	var picked []Conn
 	for _, conns := range t.live {
-		for c := range conns {
-			if match(c) {
-				picked = append(picked, c)
+		for _, c := range conns {
+			if match(c.Conn) {
+				picked = append(picked, c.Conn)
 			}
 		}
 	}
@@ -140,13 +140,8 @@ func cut(ctx context.Context, conns []Conn, reason string) (closed int, last tim
 func (t *Table) Live(role identity.Role, id string) []Live {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var live []Live
-	for c, at := range t.live[key{role, id}] {
-		live = append(live, Live{Conn: c, Since: at})
-		for i := len(live) - 1; i > 0 && live[i].Since.After(live[i-1].Since); i-- {
-			live[i], live[i-1] = live[i-1], live[i]
-		}
-	}
+	live := slices.Clone(t.live[key{role, id}])
+	slices.Reverse(live)
 	return live
 }
 
@@ -167,8 +162,8 @@ func (t *Table) conns(k key) []Conn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	conns := make([]Conn, 0, len(t.live[k]))
-	for c := range t.live[k] {
-		conns = append(conns, c)
+	for _, c := range t.live[k] {
+		conns = append(conns, c.Conn)
 	}
 	return conns
 }

@@ -72,10 +72,16 @@ type Codec struct {
 	fallback *tls.Config // its ticket keys follow the ring's
 	now      func() time.Time
 
-	// alive holds on to the certificates of those who got a ticket last. crypto/tls
-	// parses a certificate once for as long as somebody holds on to it, so a board
-	// that comes back soon costs no parsing.
-	alive *lru.Cache[[sha256.Size]byte, []*x509.Certificate]
+	// alive holds on to the certificates of those who got a ticket last, by the leaf.
+	// crypto/tls parses a certificate once for as long as somebody holds on to it, so a
+	// board that comes back soon costs no parsing, nor another hash of what it presented.
+	alive *lru.Cache[*x509.Certificate, presented]
+}
+
+// presented is a chain that was presented with a certificate, and that one's SHA-256.
+type presented struct {
+	fingerprint [sha256.Size]byte
+	chain       []*x509.Certificate
 }
 
 // maxAlive bounds the certificates held, some 4 kB each.
@@ -86,7 +92,7 @@ func New(ring *Ring, certs Certificates, now func() time.Time) *Codec {
 	if now == nil {
 		now = time.Now
 	}
-	alive, err := lru.New[[sha256.Size]byte, []*x509.Certificate](maxAlive)
+	alive, err := lru.New[*x509.Certificate, presented](maxAlive)
 	if err != nil {
 		panic(err) // only for a size below 1
 	}
@@ -186,11 +192,14 @@ func (c *Codec) compact(cs tls.ConnectionState, state *tls.SessionState) ([]byte
 		return nil, false
 	}
 	s.kind.chain = len(cs.PeerCertificates)
-	fingerprint := sha256.Sum256(cs.PeerCertificates[0].Raw)
-	s.name = fingerprint[:ShortName]
+	known, seen := c.alive.Get(cs.PeerCertificates[0])
+	if !seen {
+		known = presented{sha256.Sum256(cs.PeerCertificates[0].Raw), cs.PeerCertificates}
+	}
+	s.name = known.fingerprint[:ShortName]
 	leaf, issuer, ok := c.certs.Resumable(s.name)
 	if !ok {
-		s.name = fingerprint[:LongName]
+		s.name = known.fingerprint[:LongName]
 		leaf, issuer, ok = c.certs.Resumable(s.name)
 	}
 	if !ok {
@@ -208,7 +217,9 @@ func (c *Codec) compact(cs tls.ConnectionState, state *tls.SessionState) ([]byte
 	if !ok {
 		return nil, false
 	}
-	c.alive.Add(fingerprint, cs.PeerCertificates)
+	if !seen {
+		c.alive.Add(cs.PeerCertificates[0], known)
+	}
 	sealed, err := c.ring.seal(plain)
 	return sealed, err == nil
 }
