@@ -35,6 +35,11 @@ run: build ## build, then run a throwaway fleet of 25 devices under _dev/ until 
 .PHONY: test
 test: setup lint ## everything CI checks: what the tests need, lint, then every test under the race detector
 	$(GO) test -race -timeout $(TESTTIME) $(PACKAGES)
+	@$(MAKE) --no-print-directory tagged
+
+.PHONY: tagged
+tagged: setup ## the tests with a real browser (Chromium) and with keys in an HSM (SoftHSM2, a build with cgo); `test` runs them, too
+	@GO='$(GO)' TESTTIME='$(TESTTIME)' scripts/tagged.sh browser pkcs11
 
 .PHONY: race
 race: setup ## every test three times, shuffled, under the race detector: what is flaky shows here
@@ -53,13 +58,17 @@ lint: ## gofmt, go vet, staticcheck, shellcheck
 	shellcheck scripts/*.sh .ci/run
 
 .PHONY: bench
-bench: ## the benchmarks (BENCH=regexp picks some)
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PACKAGES)
+bench: ## the benchmarks, one package at a time (BENCH=regexp picks some)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -p 1 -timeout 30m $(PACKAGES)
 
 .PHONY: bench-peers
 bench-peers: ## the hub beside a bare crypto/tls server, mosquitto (Debian package mosquitto) and a stock mochi server, in one run
 	@command -v mosquitto >/dev/null || [[ -x /usr/sbin/mosquitto ]] || { echo "bench-peers: there is no mosquitto; apt-get install mosquitto" >&2; exit 1; }
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./firmware-sim/peers -args -peers
+
+.PHONY: bench-revoke
+bench-revoke: ## cut one of 10,000 connected devices off, then all of them in one order, while 500 others are watched: a minute
+	$(GO) test -run '^$$' -bench Revoke -benchtime 1x -timeout 10m ./firmware-sim/peers
 
 .PHONY: interop
 interop: setup ## public MQTT interoperability suites against the hub (fetched with git, needs python3): some ten minutes

@@ -78,7 +78,9 @@ DIR proves who asks. A running agent uses the new one from its next connection o
 hub forgets the old one once the new one has connected.
 
 A key in a TPM is followed by one in that TPM, a key in a file by one in a file, unless
---tpm says otherwise.`,
+--tpm says otherwise. The TPM vouches for the new key, so that the certificate goes on
+saying where it is; if the hub doesn't take its word there is a note, or with --tpm
+require no certificate.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := enrolment.CheckTPM(config.TPM); err != nil {
@@ -157,7 +159,7 @@ func printEnrolled(c *cobra.Command, output *command.Output, verb string, r enro
 	if r.TPM != "" {
 		e.Key, key = "tpm", "in the TPM at "+r.TPM
 		if r.Attested {
-			key += ", proved to the station"
+			key += ", proved to who issued it"
 		}
 	}
 	return output.Print(c.OutOrStdout(), e, func(w io.Writer) error {

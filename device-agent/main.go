@@ -25,6 +25,7 @@ func newRoot() *cobra.Command {
 		newRenew(output),
 		newRun(output),
 		newStatus(output),
+		newWhy(output),
 		command.Version(root, output),
 	)
 	return root

@@ -31,9 +31,11 @@ memory, disk, uptime, network counters) until SIGTERM or Ctrl-C.
 
 The agent never gives up: after a lost connection it retries within a second,
 then more and more slowly up to every five minutes. A device that the hub
-refuses says why as far as it can know, and asks again now and then.
+refuses asks the hub why, over HTTPS, and says so in its log and in status. Is it
+suspended or not registered yet, it tries again within seconds, then more and more
+slowly up to every quarter of an hour; is it revoked, it tries every 5 to 15 minutes.
 
-The certificate is renewed at two thirds of its lifetime, for a new key in the TPM or
+The certificate is renewed at two thirds of its lifetime, or when the hub asks for it, for a new key in the TPM or
 file where the old one is. The old one stays in DIR until the hub has taken the new.
 
 The TLS session is saved in DIR, so that the first connect after a reboot is a
@@ -54,15 +56,17 @@ else, default offers X25519 and speaks TLS 1.2 too, pq adds X25519MLKEM768, if t
 			if err := agent.CheckTPM(config.TPM); err != nil {
 				return command.Errorf(command.Usage, "--tpm: %w", err)
 			}
+			config.HTTPS = agent.RenewalURL(config.Hub)
 			switch config.Renewal {
 			case "":
-				config.Renewal = agent.RenewalURL(config.Hub)
+				config.Renewal = config.HTTPS
 			case "off":
 				config.Renewal = ""
 			default:
 				if err := agent.CheckRenewal(config.Renewal); err != nil {
 					return command.Errorf(command.Usage, "--renewal: %w", err)
 				}
+				config.HTTPS = config.Renewal
 			}
 			var err error
 			if config.Profile, err = mtls.ParseProfile(profile); err != nil {
@@ -82,7 +86,7 @@ else, default offers X25519 and speaks TLS 1.2 too, pq adds X25519MLKEM768, if t
 	flags.DurationVar(&config.Interval, "interval", 10*time.Second, "`time` between two readings")
 	flags.DurationVar(&config.RefusedRetry, "refused-retry", 5*time.Minute, "least `time` before a refused device asks again; the most is three times that")
 	flags.StringVar(&config.TPM, "tpm", agent.TPMAuto, "what seals the saved TLS session: auto, off or the `address` of a TPM")
-	flags.StringVar(&config.Renewal, "renewal", "", "`URL` at which the certificate is renewed, or off (default https://HOST:8443 with the host of --hub)")
+	flags.StringVar(&config.Renewal, "renewal", "", "`URL` of the hub's HTTPS door, where the certificate is renewed, or off (default https://HOST:8443 with the host of --hub)")
 	flags.StringVar(&profile, "tls-profile", string(mtls.ProfileDefault), "default, constrained or pq")
 	for _, name := range []string{"dir", "hub"} {
 		if err := c.MarkFlagRequired(name); err != nil {

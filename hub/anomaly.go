@@ -28,6 +28,11 @@ is an anomaly, and whether it suspends the device, is set in hub.yaml under misu
 				id = args[0]
 			}
 			return r.do(func(client *admin.Client) error {
+				if id != "" { // "no anomalies" about a name that is mistyped would be believed
+					if _, err := client.Device(c.Context(), id); err != nil {
+						return err
+					}
+				}
 				found, err := client.Anomalies(c.Context(), id)
 				if err != nil {
 					return err

@@ -39,6 +39,9 @@ func newAuditList(output *command.Output) *cobra.Command {
 			if q.Until, err = moment("until", until); err != nil {
 				return err
 			}
+			if last < 0 {
+				return command.Errorf(command.Usage, "--last: %d is less than 0", last)
+			}
 			q.Outcome = registry.Outcome(outcome)
 			return r.do(func(client *admin.Client) error {
 				records, err := auditRecords(c, client, q, last)

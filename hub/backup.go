@@ -88,8 +88,11 @@ registry or sessions already, --replace puts those aside under another name.`,
 				return err
 			}
 			f, err := os.Open(args[0])
+			if errors.Is(err, fs.ErrNotExist) {
+				return command.Errorf(command.NotFound, "there is no backup %s", args[0])
+			}
 			if err != nil {
-				return command.WithCode(command.NotFound, err)
+				return err
 			}
 			defer f.Close()
 			r, err := server.Restore(dir, f, replace, time.Now())
@@ -126,8 +129,8 @@ func newStore(output *command.Output) *cobra.Command {
 				return err
 			}
 			return output.Print(c.OutOrStdout(), r, func(w io.Writer) error {
-				fmt.Fprintf(w, "registry: sound\njournal:  sound, %d records in %d files, %d bytes of an interrupted write at its end\n", r.Records, r.Files, r.Torn)
-				_, err := fmt.Fprintf(w, "holds:    %d sessions, %d queued and %d retained messages, %d missing\n", r.Sessions, r.Queued, r.Retained, r.Missing)
+				fmt.Fprintf(w, "registry: sound\njournal:  sound, %d records in %s, %d bytes of an interrupted write at its end\n", r.Records, countOf(r.Files, "file"), r.Torn)
+				_, err := fmt.Fprintf(w, "holds:    %s, %d queued and %d retained messages, %d missing\n", countOf(r.Sessions, "session"), r.Queued, r.Retained, r.Missing)
 				return err
 			})
 		},

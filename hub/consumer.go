@@ -14,7 +14,7 @@ import (
 
 func newConsumer(output *command.Output) *cobra.Command {
 	group := &cobra.Command{Use: "consumer", Short: "Who reads what devices sent, and how far they have come: list, seek, delete"}
-	group.AddCommand(newConsumerList(output), newConsumerSeek(output), newConsumerDelete())
+	group.AddCommand(newConsumerList(output), newConsumerSeek(output), newConsumerDelete(output))
 	return group
 }
 
@@ -58,6 +58,10 @@ func writeConsumers(w io.Writer, list admin.ConsumerList) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	if list.End == list.First {
+		_, err := fmt.Fprintln(w, "the journal is empty")
+		return err
+	}
 	_, err := fmt.Fprintf(w, "the journal has records from %d to %d\n", list.First, list.End-1)
 	return err
 }
@@ -72,6 +76,9 @@ func newConsumerSeek(output *command.Output) *cobra.Command {
   hub consumer seek warehouse --from 48213   # the position after a message that its receiver never takes`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := validFrom(from); err != nil {
+				return err
+			}
 			return r.do(func(client *admin.Client) error {
 				one, err := client.Consumer(c.Context(), args[0])
 				if err != nil {
@@ -96,7 +103,7 @@ func writeSeek(w io.Writer, before, after consumer.Consumer) error {
 	return err
 }
 
-func newConsumerDelete() *cobra.Command {
+func newConsumerDelete(output *command.Output) *cobra.Command {
 	var r remote
 	c := &cobra.Command{
 		Use:   "delete NAME",
@@ -108,7 +115,13 @@ func newConsumerDelete() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return client.DeleteConsumer(c.Context(), args[0], one.Next)
+				if err := client.DeleteConsumer(c.Context(), args[0], one.Next); err != nil {
+					return err
+				}
+				return output.Print(c.OutOrStdout(), map[string]any{"name": one.Name, "next": one.Next}, func(w io.Writer) error {
+					_, err := fmt.Fprintf(w, "%s is forgotten; it had come to %d\n", one.Name, one.Next)
+					return err
+				})
 			})
 		},
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -87,6 +86,9 @@ func newCRLExport(output *command.Output) *cobra.Command {
 	return c
 }
 
+// maxList is how large a revocation list may be: a million entries take some 40 MB.
+const maxList = 64 << 20
+
 func newCRLImport(output *command.Output) *cobra.Command {
 	var r remote
 	c := &cobra.Command{
@@ -99,14 +101,14 @@ in force. Devices whose certificate in use is on it are revoked (on hold: suspen
 once and for good: a later list without them doesn't bring them back.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			data, err := os.ReadFile(args[0])
+			data, err := readBounded(args[0], maxList)
 			if err != nil {
-				return command.WithCode(command.Usage, err)
+				return err
 			}
 			return r.do(func(client *admin.Client) error {
 				receipt, err := client.ImportList(c.Context(), data)
 				if err != nil {
-					return err
+					return fmt.Errorf("%s: %w", args[0], err)
 				}
 				return output.Print(c.OutOrStdout(), receipt, func(w io.Writer) error { return writeListReceipt(w, receipt) })
 			})

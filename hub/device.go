@@ -16,10 +16,10 @@ import (
 )
 
 func newDevice(output *command.Output) *cobra.Command {
-	group := &cobra.Command{Use: "device", Short: "List, show, label, suspend, resume, revoke, retire, replace and reinstate devices"}
+	group := &cobra.Command{Use: "device", Short: "List, show, label, approve, suspend, resume, revoke, retire, replace and reinstate devices"}
 	group.AddCommand(
 		newDeviceList(output), newDeviceShow(output), newDeviceExport(output), newDeviceLabel(output),
-		newDeviceSuspend(output), newDeviceResume(output), newDeviceRevoke(output), newDeviceRetire(output), newDeviceReplace(output), newDeviceReinstate(output),
+		newDeviceApprove(output), newDeviceSuspend(output), newDeviceResume(output), newDeviceRevoke(output), newDeviceRetire(output), newDeviceReplace(output), newDeviceReinstate(output),
 	)
 	return group
 }
@@ -84,6 +84,9 @@ func newDeviceList(output *command.Output) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if expiring != "" {
+				if _, err := registry.ParseSelector("expires<" + expiring); err != nil || strings.Contains(expiring, ",") {
+					return command.Errorf(command.Usage, "--expiring: %.40q is neither a duration such as 12h or 30d nor a date such as 2026-03-01", expiring)
+				}
 				p.selector = strings.TrimPrefix(p.selector+",expires<"+expiring, ",")
 			}
 			selector, err := p.text()
@@ -205,7 +208,14 @@ func writeDevice(w io.Writer, d admin.Device) error {
 		row("metadata", "%s", pairs(d.Metadata))
 	}
 	row("key in", "%s", dash(d.Protection))
-	row("station", "%s, manifest %d", dash(d.Station), d.Manifest)
+	if d.EK != "" {
+		row("TPM", "endorsement key %s", d.EK)
+	}
+	if d.Introduced() {
+		row("station", "%s, in no manifest yet", d.Station)
+	} else {
+		row("station", "%s, manifest %d", dash(d.Station), d.Manifest)
+	}
 	row("registered", "%s", when(d.Created))
 	row("first seen", "%s", when(d.FirstSeen))
 	row("last seen", "%s", when(d.LastSeen))

@@ -27,7 +27,7 @@ type confirmation struct {
 func (o *confirmation) flags(c *cobra.Command) {
 	c.Flags().BoolVar(&o.confirm, "confirm", false, "do it; without it, only show what it would do")
 	c.Flags().IntVar(&o.count, "count", 0, "how many devices you mean; required above 100, refused if there are others by then")
-	c.Flags().StringVar(&o.receipt, "receipt", "", "new `file` for the signed receipt")
+	receiptFlag(c, &o.receipt)
 }
 
 func newDeviceSuspend(output *command.Output) *cobra.Command {

@@ -1,14 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/x509"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -18,7 +14,7 @@ import (
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/issuance"
 	"github.com/fleethub/fleethub/certs/pemfile"
-	"github.com/fleethub/fleethub/hub/server"
+	"github.com/fleethub/fleethub/hub/authority"
 )
 
 // credentialFiles says where a credential goes; bundle may be empty.
@@ -39,7 +35,7 @@ func issueCredential(ca *issuance.Issuer, r issuance.Request, journalDir string,
 	if err != nil {
 		return nil, err
 	}
-	if err := journal(journalDir, cert); err != nil {
+	if err := authority.Record(journalDir, cert); err != nil {
 		return nil, err
 	}
 	return cert, writeCredential(key, cert, ca.Certificate(), files)
@@ -56,41 +52,6 @@ func writeCredential(key crypto.Signer, cert, issuer *x509.Certificate, files cr
 		return nil
 	}
 	return pemfile.WriteCertificates(files.bundle, files.roots...)
-}
-
-// journalLine is one certificate that the hub's or the root's key signed.
-type journalLine struct {
-	Time        time.Time `json:"time"`
-	Subject     string    `json:"subject"`
-	Serial      string    `json:"serial"`
-	Fingerprint string    `json:"fingerprint"`
-	NotAfter    time.Time `json:"not_after"`
-	Certificate []byte    `json:"certificate"`
-}
-
-// journal appends the certificate to dir/issued.jsonl, durably, before anyone gets
-// it: what a CA key signed by command is on record, even if the command is killed.
-func journal(dir string, cert *x509.Certificate) error {
-	line, err := json.Marshal(journalLine{
-		Time: time.Now().UTC(), Subject: cert.Subject.String(), Serial: identity.SerialString(cert.SerialNumber),
-		Fingerprint: identity.Fingerprint(cert), NotAfter: cert.NotAfter, Certificate: cert.Raw,
-	})
-	if err != nil {
-		return err
-	}
-	path := filepath.Join(dir, "issued.jsonl")
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(bytes.TrimSpace(line), '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("record the certificate in %s: %w", path, err)
-	}
-	return pemfile.SyncDir(dir)
 }
 
 type issueOptions struct {
@@ -125,7 +86,7 @@ func newRoleCommand(output *command.Output, role identity.Role, profile issuance
 		Short: fmt.Sprintf("Issue a certificate: OUT/%[1]s.key %[1]s.crt ca.crt", role),
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return runIssue(c.OutOrStdout(), output, args[0], role, profile, o)
+			return runIssue(c, output, args[0], role, profile, o)
 		},
 	}
 	dirFlag(issue, &o.dir)
@@ -137,7 +98,7 @@ func newRoleCommand(output *command.Output, role identity.Role, profile issuance
 	return group
 }
 
-func runIssue(w io.Writer, output *command.Output, name string, role identity.Role, profile issuance.Profile, o issueOptions) error {
+func runIssue(c *cobra.Command, output *command.Output, name string, role identity.Role, profile issuance.Profile, o issueOptions) error {
 	config, err := loadConfig(o.dir)
 	if err != nil {
 		return err
@@ -147,7 +108,7 @@ func runIssue(w io.Writer, output *command.Output, name string, role identity.Ro
 		return command.WithCode(command.Usage, err)
 	}
 	id.OU = o.ou
-	ca, err := server.LoadIssuer(filepath.Join(o.dir, "ca"), "operational")
+	ca, err := authority.In(o.dir, caKeys(c, config)).Issuer()
 	if err != nil {
 		return err
 	}
@@ -171,7 +132,7 @@ func runIssue(w io.Writer, output *command.Output, name string, role identity.Ro
 		return err
 	}
 	r := issued{Identity: id.String(), Serial: identity.SerialString(cert.SerialNumber), Fingerprint: identity.Fingerprint(cert), NotAfter: cert.NotAfter, Out: o.out}
-	return output.Print(w, r, func(w io.Writer) error {
+	return output.Print(c.OutOrStdout(), r, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "issued   %s\nserial   %s\nSHA-256  %s\nuntil    %s\nin       %s: %s.key %s.crt ca.crt\n",
 			r.Identity, r.Serial, r.Fingerprint, r.NotAfter.Format(time.RFC3339), o.out, base, base)
 		return err

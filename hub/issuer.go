@@ -78,10 +78,12 @@ func newIssuerRemove(output *command.Output) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "remove NAME",
 		Short: "Take the hub's trust from an issuing CA; without --confirm, show what that would do",
-		Long: `Ends the trust in a station's issuing CA: every device with a certificate by it is
-disconnected and refused, its tickets included, until the CA is trusted again or the
-device has another certificate. The CA's certificate moves to issuers/removed in the
-hub's folder; to undo, move it back and send SIGHUP.`,
+		Long: `Ends the trust in a station's issuing CA, or in one of the hub's own that has a successor
+(hub ca rotate): whoever has a certificate by it is disconnected and refused, tickets
+included, until the CA is trusted again or there is another certificate. The CA's
+certificate moves to issuers/removed in the hub's folder, one of the hub's own to
+ca/removed with its key; to undo, move it back and send SIGHUP. A CA of the hub's is
+kept while the hub's own certificate or an operator's is by it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return r.do(func(client *admin.Client) error {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/fleethub/fleethub/certs/command"
 	"github.com/fleethub/fleethub/certs/pemfile"
+	"github.com/fleethub/fleethub/hub/authority"
 	"github.com/fleethub/fleethub/hub/server"
 )
 
@@ -25,13 +26,16 @@ func outFlag(c *cobra.Command, out *string, usage string) {
 	c.MarkFlagRequired("out")
 }
 
-// requireHub returns nil if dir is a hub's folder. An interrupted hub init is finished
-// on the way.
+// requireHub returns nil if dir is a hub's folder. An interrupted hub init, or change of
+// the issuing CA, is finished on the way.
 func requireHub(dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return command.Errorf(command.NotFound, "there is no folder %s: run `hub init --dir %s` first", dir, dir)
 	}
 	if _, err := pemfile.Finish(dir); err != nil {
+		return err
+	}
+	if _, err := authority.In(dir, nil).Finish(); err != nil {
 		return err
 	}
 	if _, err := os.Stat(filepath.Join(dir, server.ConfigFile)); err != nil {

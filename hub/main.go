@@ -24,6 +24,8 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newInit(output),
 		newServe(),
+		newRootGroup(output),
+		newCA(output),
 		newStation(output),
 		newService(output),
 		newOperator(output),

@@ -59,6 +59,8 @@ func TestSelectionCommands(t *testing.T) {
 	says(t, h, "device list --expiring 30d", `^no device is picked by expires<30d$`)
 	says(t, h, "device list --expiring 90d --select id=pi-1", `^no device is picked by id=pi-1,expires<90d$`)
 	refuses(t, h, command.Usage, "there is no field", "device list --select bacth=lot-1")
+	refuses(t, h, command.Usage, `--expiring: "soon" is neither a duration`, "device list --expiring soon")
+	refuses(t, h, command.Usage, "--expiring", "device list --expiring 30d,id=x")
 
 	says(t, h, "device export --batch lot-1 --format csv --out "+dir+"/lot.csv", `^3 devices in `)
 	data, err := os.ReadFile(dir + "/lot.csv")

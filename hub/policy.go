@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -127,19 +126,12 @@ func newPolicyCheck(output *command.Output) *cobra.Command {
 	}
 }
 
-// readSmall reads a file that a person wrote.
-func readSmall(file string) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, command.WithCode(command.NotFound, err)
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, 2<<20)) // more than is taken
-}
+// maxPolicyFile is how large a file with rules or expected decisions may be: more than hub/policy takes.
+const maxPolicyFile = 2 << 20
 
 // policyOf reads a policy; what is wrong with it exits 78.
 func policyOf(file string) (*policy.Policy, error) {
-	data, err := readSmall(file)
+	data, err := readBounded(file, maxPolicyFile)
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +174,7 @@ Any other decision is named with its reason, and the exit code is 1.`,
 			if err != nil {
 				return err
 			}
-			data, err := readSmall(args[0])
+			data, err := readBounded(args[0], maxPolicyFile)
 			if err != nil {
 				return err
 			}
@@ -252,6 +244,9 @@ flags describe, and asks nobody.`,
 				return command.WithCode(command.Usage, err)
 			}
 			who.Role, who.ID = identity.Role(role), args[0]
+			if who.Role != identity.RoleDevice && who.Role != identity.RoleService {
+				return command.Errorf(command.Usage, "--role: %.40q is neither device nor service, and nobody else uses topics", role)
+			}
 			if file == "" {
 				for _, name := range describing {
 					if c.Flags().Changed(name) {

@@ -68,7 +68,7 @@ now than when it was proposed.`,
 	remoteFlags(c, &r)
 	c.Flags().IntVar(&o.count, "count", 0, "how many devices the order is for, typed again")
 	c.MarkFlagRequired("count")
-	c.Flags().StringVar(&o.receipt, "receipt", "", "new `file` for the signed receipt")
+	receiptFlag(c, &o.receipt)
 	return c
 }
 

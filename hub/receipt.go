@@ -174,6 +174,24 @@ func readBounded(path string, most int) ([]byte, error) {
 	return data, err
 }
 
+// receiptFlag adds --receipt. The file is looked at before anything is done: an order that
+// is carried out and can't be saved passes for one that failed.
+func receiptFlag(c *cobra.Command, path *string) {
+	c.Flags().StringVar(path, "receipt", "", "new `file` for the signed receipt")
+	c.PreRunE = func(*cobra.Command, []string) error {
+		if *path == "" {
+			return nil
+		}
+		if _, err := os.Lstat(*path); err == nil {
+			return command.Errorf(command.Failure, "--receipt: %s is there already, and is never overwritten: nothing was done", *path)
+		}
+		if folder, err := os.Stat(filepath.Dir(*path)); err != nil || !folder.IsDir() {
+			return command.Errorf(command.NotFound, "--receipt: there is no folder %s: nothing was done", filepath.Dir(*path))
+		}
+		return nil
+	}
+}
+
 // finishOrder saves the receipt of an order where it is wanted, and prints it.
 func finishOrder(c *cobra.Command, output *command.Output, client *admin.Client, r fleet.Receipt, o confirmation) error {
 	if err := saveReceipt(c, client, r, o.receipt); err != nil {
@@ -195,7 +213,7 @@ func saveReceipt(c *cobra.Command, client *admin.Client, r fleet.Receipt, path s
 		return fmt.Errorf("it is done, but there is no receipt to save: it was done before receipts were kept")
 	}
 	if err := writeSigned(c, client, id, path); err != nil {
-		return fmt.Errorf("it is done, but its receipt %s is not in %s: %w; try again with `hub receipt save %[1]s --out FILE`", id, path, err)
+		return command.Errorf(command.Failure, "it is done, but its receipt %s is not in %s: %w; try again with `hub receipt save %[1]s --out FILE`", id, path, err)
 	}
 	return nil
 }

@@ -1,15 +1,21 @@
 package main
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/url"
+	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/fleethub/fleethub/certs/command"
 	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/certs/pemfile"
 	"github.com/fleethub/fleethub/hub/admin"
 	"github.com/fleethub/fleethub/hub/fleet"
 	"github.com/fleethub/fleethub/hub/server"
@@ -17,17 +23,22 @@ import (
 
 // remote says which running hub a command talks to, and as whom.
 type remote struct {
-	dir, hub, credentials string
+	dir, hub, credentials, tokenFile string
 }
 
-// remoteFlags adds --dir, --hub and --credentials.
+// maxTokenFile bounds a token's file, in octets.
+const maxTokenFile = 64 << 10
+
+// remoteFlags adds --dir, --hub, --credentials and --token-file.
 func remoteFlags(c *cobra.Command, r *remote) {
 	dirFlag(c, &r.dir)
 	c.Flags().StringVar(&r.hub, "hub", "", "`URL` of a remote hub, https://HOST:8443 (default: the one running in --dir)")
+	c.Flags().StringVar(&r.tokenFile, "token-file", "", "`file` with a token of the hub's OpenID provider, to be used in place of an operator's certificate; "+server.TokenVariable+" may hold the token itself. The hub is held against ca.crt in --credentials or --dir")
 	c.Flags().StringVar(&r.credentials, "credentials", "", "`folder` with operator.key, operator.crt and ca.crt (default DIR/operator)")
 }
 
-// client returns a client of the hub's API; the caller closes it.
+// client returns a client of the hub's API; the caller closes it. A flag goes over the
+// environment, and that over the operator in --dir.
 func (r remote) client() (*admin.Client, error) {
 	base, folder := r.hub, r.credentials
 	if base == "" {
@@ -35,6 +46,18 @@ func (r remote) client() (*admin.Client, error) {
 		if base, err = r.local(); err != nil {
 			return nil, err
 		}
+	}
+	token, err := r.token()
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
+		roots, err := pemfile.ReadCertificates(filepath.Join(cmp.Or(folder, r.dir), "ca.crt"))
+		if err != nil {
+			return nil, err
+		}
+		client, err := admin.NewTokenClient(base, roots, token)
+		return client, command.WithCode(command.Usage, err)
 	}
 	if folder == "" {
 		if err := requireHub(r.dir); err != nil {
@@ -48,6 +71,37 @@ func (r remote) client() (*admin.Client, error) {
 	}
 	client, err := admin.NewClient(base, credentials)
 	return client, command.WithCode(command.Usage, err)
+}
+
+// token returns the operator's token, "" if a certificate is to be used.
+func (r remote) token() (string, error) {
+	if r.tokenFile == "" {
+		if r.credentials != "" {
+			return "", nil
+		}
+		return strings.TrimSpace(os.Getenv(server.TokenVariable)), nil
+	}
+	file, err := os.Open(r.tokenFile)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return "", err
+	}
+	if info.Mode().Perm()&0o007 != 0 {
+		return "", command.Errorf(command.Usage, "%s may be read by everybody on this machine, and whoever has the token is you: chmod o= %[1]s", r.tokenFile)
+	}
+	data, err := io.ReadAll(io.LimitReader(file, maxTokenFile))
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", r.tokenFile, err)
+	}
+	token := strings.TrimSpace(string(data))
+	if token == "" {
+		return "", command.Errorf(command.Usage, "%s is empty; it should hold a token", r.tokenFile)
+	}
+	return token, nil
 }
 
 // local returns the URL of the hub that runs in --dir.

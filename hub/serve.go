@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"net"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -36,8 +35,8 @@ connection in order and ends. Under systemd it reports when it is ready.`,
 				if !c.Flags().Changed(f.name) {
 					continue
 				}
-				if _, _, err := net.SplitHostPort(f.value); err != nil {
-					return command.Errorf(command.Usage, "--%s: %.80q is not HOST:PORT or :PORT", f.name, f.value)
+				if err := server.CheckAddress(f.value); err != nil {
+					return command.Errorf(command.Usage, "--%s: %w", f.name, err)
 				}
 				*f.into = f.value
 			}

@@ -38,6 +38,22 @@ func initHub(t *testing.T) (dir string) {
 	return dir
 }
 
+// writeCSR writes a request for a key of its own.
+func writeCSR(t *testing.T, file, name string) {
+	t.Helper()
+	key, err := issuance.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := issuance.NewCSR(key, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pemfile.WriteCSR(file, csr); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestStationAuthorizeWritesTheDeviceBudget(t *testing.T) {
 	dir := initHub(t)
 	for name, tt := range map[string]struct {
@@ -52,18 +68,8 @@ func TestStationAuthorizeWritesTheDeviceBudget(t *testing.T) {
 		"beyond 2^31": {[]string{"--max-devices", "2147483648"}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			key, err := issuance.NewKey()
-			if err != nil {
-				t.Fatal(err)
-			}
-			csr, err := issuance.NewCSR(key, "bench-"+strconv.Itoa(tt.want))
-			if err != nil {
-				t.Fatal(err)
-			}
 			file, out := filepath.Join(t.TempDir(), "station.csr"), filepath.Join(t.TempDir(), "authority.pem")
-			if err := pemfile.WriteCSR(file, csr); err != nil {
-				t.Fatal(err)
-			}
+			writeCSR(t, file, "bench-"+strconv.Itoa(tt.want))
 			text, err := inHub(t, dir, append([]string{"station", "authorize", "--csr", file, "--out", out, "--output", "json"}, tt.args...)...)
 			if tt.want == 0 {
 				if command.Code(err) != command.Usage {

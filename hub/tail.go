@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -51,6 +52,9 @@ is kept with it; hub consumer lists, moves and removes them.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				t.filter = args[0]
+			}
+			if err := validFrom(t.from); err != nil {
+				return err
 			}
 			if t.count < 0 {
 				return command.Errorf(command.Usage, "--count: %d is less than 0", t.count)
@@ -134,6 +138,23 @@ func (t *tail) begin(ctx context.Context) (string, error) {
 	}
 	t.filter, t.place = one.Filter, one.Next
 	return position(one.Next), nil
+}
+
+// validFrom refuses what is no place to begin. Whether the journal has it is the hub's to say.
+func validFrom(text string) error {
+	if text == "start" || text == "now" {
+		return nil
+	}
+	if _, err := strconv.ParseUint(text, 10, 64); err == nil {
+		return nil
+	}
+	if _, err := time.Parse(time.RFC3339, text); err == nil {
+		return nil
+	}
+	if _, err := time.ParseDuration(text); err == nil && strings.HasPrefix(text, "-") {
+		return nil
+	}
+	return command.Errorf(command.Usage, "--from: %.40q is no place to begin: give start, now, a position such as 48213, a time such as 2026-03-01T08:00:00Z, or how long ago such as -1h", text)
 }
 
 // commit has the hub remember what was printed, even if the person wants no more.

@@ -40,7 +40,7 @@ For as many devices again, give another DIR or --again.`,
 					return err
 				}
 				if n := len(result.Lost); n > 0 {
-					return fmt.Errorf("%d devices were issued by an interrupted run and their keys are gone from %s (%s first): revoke them at the hub, and make others with --again", n, result.Out, result.Lost[0])
+					return fmt.Errorf("an interrupted run issued %s whose keys are gone from %s (%s first): revoke what it issued so at the hub, and make others with --again", counted(n, "device"), result.Out, result.Lost[0])
 				}
 				return nil
 			})
@@ -57,7 +57,7 @@ For as many devices again, give another DIR or --again.`,
 }
 
 func printBatch(w io.Writer, r station.BatchResult) error {
-	devices := fmt.Sprintf("%d devices, %s to %s, in %s", r.Count, r.First, r.Last, r.Out)
+	devices := fmt.Sprintf("%s, %s to %s, in %s", counted(r.Count, "device"), r.First, r.Last, r.Out)
 	var err error
 	switch {
 	case r.Before == r.Count:

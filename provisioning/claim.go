@@ -42,8 +42,8 @@ for a key of its own, up to --count boards. It is good for nothing else anywhere
 					return err
 				}
 				return output.Print(c.OutOrStdout(), made, func(w io.Writer) error {
-					_, err := fmt.Fprintf(w, "claim certificate %s for %d boards made in %s\n  SHA-256     %s\n  good until  %s\n",
-						made.Name, made.Max, o.Out, made.Fingerprint, made.ExpiresAt.Format("2006-01-02 15:04:05 MST"))
+					_, err := fmt.Fprintf(w, "claim certificate %s for %s made in %s\n  SHA-256     %s\n  good until  %s\n",
+						made.Name, counted(made.Max, "board"), o.Out, made.Fingerprint, made.ExpiresAt.Format("2006-01-02 15:04:05 MST"))
 					return err
 				})
 			})
@@ -51,7 +51,7 @@ for a key of its own, up to --count boards. It is good for nothing else anywhere
 	}
 	dirFlag(c, &dir)
 	c.Flags().StringVar(&o.Order, "order", "", "the order's `name` or number")
-	c.Flags().StringVar(&o.Out, "out", "", "the `folder` for its files")
+	c.Flags().StringVar(&o.Out, "out", "", "the `folder` for its files, which must be empty or not be there yet")
 	c.Flags().StringVar(&o.Name, "name", "", "its `name` (default: claim- and the order's number)")
 	c.Flags().IntVar(&o.Max, "count", 0, "`number` of boards (default: as many as the order has)")
 	c.Flags().Var(&valid, "valid", "how long it is good")
@@ -106,7 +106,7 @@ func claimRevoke(output *command.Output) *cobra.Command {
 				}
 				return output.Print(c.OutOrStdout(), revoked, func(w io.Writer) error {
 					for _, r := range revoked {
-						if _, err := fmt.Fprintf(w, "claim certificate %s is revoked: %d boards came with it\n", r.Name, r.Used); err != nil {
+						if _, err := fmt.Fprintf(w, "claim certificate %s is revoked: %s came with it\n", r.Name, counted(r.Used, "board")); err != nil {
 							return err
 						}
 					}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/fleethub/fleethub/certs/cakey"
 	"github.com/fleethub/fleethub/certs/command"
 	"github.com/fleethub/fleethub/provisioning/station"
 )
@@ -36,7 +37,7 @@ func initCommand(output *command.Output) *cobra.Command {
 	}
 	dirFlag(c, &dir)
 	c.Flags().StringVar(&name, "name", "", "the station's `name`, as in bench-1")
-	c.Flags().StringVar(&kept, "key", keptInFile, "where the station's `key` is kept: file, passphrase (an encrypted file), tpm, or pkcs11:URI of a key pair that was made in an HSM")
+	c.Flags().StringVar(&kept, "key", string(cakey.KeepInFile), "where the station's `key` is kept: "+cakey.KeepUsage)
 	require(c, "name")
 	return c
 }

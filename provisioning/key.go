@@ -6,22 +6,15 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/fleethub/fleethub/certs/cakey"
 	"github.com/fleethub/fleethub/certs/command"
-	"github.com/fleethub/fleethub/certs/issuance"
 	"github.com/fleethub/fleethub/provisioning/station"
 )
 
-// Where init keeps a key.
 const (
-	keptInFile     = "file"
-	keptEncrypted  = "passphrase"
-	keptInTPM      = "tpm"
-	keptInHSM      = "pkcs11:"               // what its URI begins with
 	tpmVariable    = "FLEETHUB_TPM"          // the TPM's address, if it is not the one in /dev
 	credentialsDir = "CREDENTIALS_DIRECTORY" // systemd.exec(5)
 )
@@ -50,30 +43,13 @@ func openStation(c *cobra.Command, dir string) (*station.Station, error) {
 
 // keyMaker returns what makes a station's key, to be kept like that.
 func keyMaker(c *cobra.Command, dir, kept string) (station.KeyMaker, error) {
-	if strings.HasPrefix(kept, keptInHSM) {
-		return func() (crypto.Signer, []byte, error) { return opener(c).Token(filepath.Join(dir, "station.key"), kept) }, nil
+	keep := cakey.Keep(kept)
+	if err := keep.Check(); err != nil {
+		return nil, command.WithCode(command.Usage, err)
 	}
-	switch kept {
-	case keptInFile:
-		return station.PlainKey, nil
-	case keptInTPM:
-		return opener(c).Create, nil
-	case keptEncrypted:
-		return func() (crypto.Signer, []byte, error) {
-			passphrase, err := newPassphrase(c, dir)
-			if err != nil {
-				return nil, nil, err
-			}
-			defer clear(passphrase)
-			key, err := issuance.NewKey()
-			if err != nil {
-				return nil, nil, err
-			}
-			file, err := cakey.Encrypt(key, passphrase)
-			return key, file, err
-		}, nil
-	}
-	return nil, command.Errorf(command.Usage, "a key can't be kept in %.40q: say file, passphrase, tpm or pkcs11:URI", kept)
+	return func() (crypto.Signer, []byte, error) {
+		return opener(c).Make(filepath.Join(dir, "station.key"), keep, func(string) ([]byte, error) { return newPassphrase(c, dir) })
+	}, nil
 }
 
 func newPassphrase(c *cobra.Command, dir string) ([]byte, error) {

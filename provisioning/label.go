@@ -58,7 +58,11 @@ as /dev/usb/lp0 (say --format zpl); a file for one label; or a folder for more.`
 					}
 				}
 				return output.Print(c.OutOrStdout(), labelled{IDs: ids, To: to, Format: string(target.Format)}, func(w io.Writer) error {
-					_, err := fmt.Fprintf(w, "%d labels (%s) to %s\n", len(ids), target.Format, to)
+					noun := "labels"
+					if len(ids) == 1 {
+						noun = "label"
+					}
+					_, err := fmt.Fprintf(w, "%d %s (%s) to %s\n", len(ids), noun, target.Format, to)
 					return err
 				})
 			})

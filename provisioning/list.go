@@ -68,9 +68,17 @@ func printList(w io.Writer, l listing) error {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.State, r.Serial, r.Model, manifest, r.Out)
 	}
-	fmt.Fprintf(t, "%d devices, %d certificates in no manifest yet\n", len(l.Devices), l.Unexported)
+	fmt.Fprintf(t, "%s, %s in no manifest yet\n", counted(len(l.Devices), "device"), counted(l.Unexported, "certificate"))
 	for _, b := range l.Unfinished {
 		fmt.Fprintf(t, "unfinished: the batch %s, %d of %d complete\n", b, b.Delivered, b.Count)
 	}
 	return t.Flush()
+}
+
+// counted says how many there are of something whose plural ends in s.
+func counted(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
 }

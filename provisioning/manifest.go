@@ -55,9 +55,9 @@ func printManifest(w io.Writer, e station.Exported) error {
 	if e.Repeated {
 		again = " (again)"
 	}
-	_, err := fmt.Fprintf(w, "manifest %d with %d devices written to %s%s\nnext: hub manifest import %s\n", e.Number, e.Devices, e.File, again, e.File)
+	_, err := fmt.Fprintf(w, "manifest %d with %s written to %s%s\nnext: hub manifest import %s\n", e.Number, counted(e.Devices, "device"), e.File, again, e.File)
 	if err == nil && e.Remaining > 0 {
-		_, err = fmt.Fprintf(w, "%d more devices wait for the next manifest: run the command again with another --out\n", e.Remaining)
+		_, err = fmt.Fprintf(w, "left for the next manifest: %s; run the command again with another --out\n", counted(e.Remaining, "device"))
 	}
 	return err
 }

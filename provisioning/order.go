@@ -54,7 +54,7 @@ The same file again is the same order: nothing happens.`,
 					if repeated {
 						verb = "was imported already"
 					}
-					_, err := fmt.Fprintf(w, "order %d (%s) %s: %d devices, %s to %s\n", o.Number, o.Name, verb, o.Count, o.First, o.Last)
+					_, err := fmt.Fprintf(w, "order %d (%s) %s: %s, %s to %s\n", o.Number, o.Name, verb, counted(o.Count, "device"), o.First, o.Last)
 					return err
 				})
 			})
@@ -179,7 +179,7 @@ func orderClose(output *command.Output) *cobra.Command {
 					return err
 				}
 				return output.Print(c.OutOrStdout(), o, func(w io.Writer) error {
-					_, err := fmt.Fprintf(w, "order %d (%s) is closed: %d of its %d devices were issued\n", o.Number, o, o.Issued, o.Count)
+					_, err := fmt.Fprintf(w, "order %d (%s) is closed: it issued %d of %s\n", o.Number, o, o.Issued, counted(o.Count, "device"))
 					return err
 				})
 			})

@@ -87,7 +87,7 @@ func writeReport(c *cobra.Command, output *command.Output, r report.Report, writ
 		return err
 	}
 	return output.Print(c.OutOrStdout(), r, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "%d devices and %d refusals, from %s to %s, in %s\n", len(r.Devices), len(r.Refusals), r.From.Format(time.DateTime), r.To.Format(time.DateTime), path)
+		_, err := fmt.Fprintf(w, "%s and %s, from %s to %s, in %s\n", counted(len(r.Devices), "device"), counted(len(r.Refusals), "refusal"), r.From.Format(time.DateTime), r.To.Format(time.DateTime), path)
 		return err
 	})
 }

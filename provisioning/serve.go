@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
+	"strconv"
 
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8/cwriter"
@@ -34,7 +36,7 @@ in every token and claim. It needs no hub.
 
 With --tpm-ca or --ek-allow a board's TPM can vouch for its key: by its endorsement
 certificate, or because its endorsement key is on a list. Without either every key counts
-as one in a file, and orders that demand a TPM can't be served.
+as one in a file, and orders that demand a TPM can't be served: it says so of each.
 
 While it runs the other commands work as ever: it carries them out.
 
@@ -115,6 +117,11 @@ func serve(ctx context.Context, s *station.Station, o serveOptions) error {
 	if err != nil {
 		return err
 	}
+	if verifier == nil {
+		if err := warnOfTPMOrders(s, o.log); err != nil {
+			return err
+		}
+	}
 	view := newBenchView(s, est.PinOf(cert.Leaf).String(), o)
 	defer view.screen.Close()
 	page, err := view.screen.Handler()
@@ -134,13 +141,71 @@ func serve(ctx context.Context, s *station.Station, o serveOptions) error {
 		return errors.Join(command.WithCode(command.Usage, err), share.Close())
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	if err := o.ready(ready{Station: s.Name(), Address: listener.Addr().String(), Pin: est.PinOf(door.Certificate()).String()}); err != nil {
+	if err := o.ready(ready{Station: s.Name(), Address: reachable(listener.Addr(), o.hosts), Pin: est.PinOf(door.Certificate()).String()}); err != nil {
 		return errors.Join(err, share.Close(), listener.Close())
 	}
 	group.Go(func() error { return door.Serve(ctx, listener) })
 	group.Go(func() error { return serveShare(ctx, share, host{station: s, screen: view.screen}, view.log) })
 	view.run(ctx, group)
 	return group.Wait()
+}
+
+// warnOfTPMOrders says of each open order that demands keys in a TPM that no board can
+// have one, since this server takes no TPM's word.
+func warnOfTPMOrders(s *station.Station, log *slog.Logger) error {
+	open, err := s.Ledger().OpenOrders()
+	if err != nil {
+		return err
+	}
+	for _, o := range open {
+		lines, err := s.Ledger().Lines(o.Number)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(lines, func(l ledger.Line) bool { return l.Protection == ledger.TPM }) {
+			log.Warn(fmt.Sprintf("order %d (%s) demands keys in a TPM, and its boards will be refused: no TPM is believed without --tpm-ca or --ek-allow", o.Number, o))
+		}
+	}
+	return nil
+}
+
+// reachable returns an address that others can dial, of a listener's: where that is every
+// address of the machine, the first name it was given, else an address of the machine
+// on a network, else the one on which it reaches itself.
+func reachable(listening net.Addr, hosts []string) string {
+	tcp, ok := listening.(*net.TCPAddr)
+	if !ok || !tcp.IP.IsUnspecified() {
+		return listening.String()
+	}
+	host := "localhost"
+	if len(hosts) > 0 {
+		host = hosts[0]
+	} else if addresses, err := net.InterfaceAddrs(); err == nil {
+		host = onNetwork(addresses, host)
+	}
+	return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
+}
+
+// onNetwork returns the first address that other machines know, IPv4 before IPv6, or
+// the other host if there is none.
+func onNetwork(addresses []net.Addr, otherwise string) string {
+	found := ""
+	for _, a := range addresses {
+		network, ok := a.(*net.IPNet)
+		if !ok || !network.IP.IsGlobalUnicast() {
+			continue
+		}
+		if network.IP.To4() != nil {
+			return network.IP.String()
+		}
+		if found == "" {
+			found = network.IP.String()
+		}
+	}
+	if found == "" {
+		return otherwise
+	}
+	return found
 }
 
 // newLog writes to w, for a person or, with --output json, for a program.

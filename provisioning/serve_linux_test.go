@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto"
 	"errors"
@@ -80,6 +81,45 @@ func sh(t *testing.T, dir, script string, env ...string) string {
 		t.Fatalf("%v\n%s\n%s", err, script, out)
 	}
 	return string(out)
+}
+
+// Somebody who forgot --tpm-ca hears of it before the first board is refused.
+func TestServeWarnsOfOrdersThatItCannotServe(t *testing.T) {
+	dir := bench(t)
+	for name, text := range map[string]string{"guarded": "id,protection\na,tpm\n", "plain": "id,protection\nb,any\n"} {
+		order := filepath.Join(dir, name+".csv")
+		if err := os.WriteFile(order, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		must(t, "order", "import", "--dir", filepath.Join(dir, "S"), order)
+	}
+	allow := filepath.Join(dir, "allow")
+	if err := os.WriteFile(allow, []byte(strings.Repeat("ab", 32)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		want int
+	}{{nil, 1}, {[]string{"--ek-allow", allow}, 0}} {
+		cmd := program(t, append([]string{"serve", "--dir", filepath.Join(dir, "S"), "--listen", "127.0.0.1:0"}, c.args...))
+		var text bytes.Buffer // to be read when the program has ended
+		cmd.Stderr = &text
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		_, err = bufio.NewReader(stdout).ReadString('\n') // it serves
+		cmd.Process.Signal(unix.SIGTERM)
+		if err := errors.Join(err, cmd.Wait()); err != nil {
+			t.Errorf("serve %q: %v: %s", c.args, err, text.String())
+		}
+		if strings.Count(text.String(), "demands keys in a TPM") != c.want || strings.Count(text.String(), "(guarded) demands") != c.want {
+			t.Errorf("serve %q is to warn %d times: %s", c.args, c.want, text.String())
+		}
+	}
 }
 
 // Nothing of ours at the board's end: curl speaks HTTP and TLS, openssl makes the keys

@@ -44,7 +44,7 @@ that one, against the open order that has it or a new one.`,
 	dirFlag(c, &dir)
 	c.Flags().StringVar(&o.Order, "order", "", "the order's `name` or number")
 	c.Flags().StringVar(&o.ID, "id", "", "the one device's `ID`")
-	c.Flags().IntVar(&o.Count, "count", o.Count, "`number` of tokens")
+	c.Flags().IntVar(&o.Count, "count", o.Count, "`number` of tokens, up to what the order has left to issue")
 	c.Flags().Var(&valid, "valid", "how long they are good")
 	attributeFlags(c, &o.OU, &o.Model)
 	c.MarkFlagsOneRequired("order", "id")

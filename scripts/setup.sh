@@ -26,6 +26,9 @@ losetup             mount
 testssl             testssl.sh
 tshark              tshark
 shellcheck          shellcheck
+chromium            chromium
+softhsm2-util       softhsm2
+pkcs11-tool         opensc
 zbarimg             zbar-tools
 "
 readonly ATTEMPTS=4

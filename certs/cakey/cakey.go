@@ -59,6 +59,12 @@ func (o Opener) Open(path string) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer clear(data)
+	return o.open(path, data)
+}
+
+// open is Open of a file's contents.
+func (o Opener) open(path string, data []byte) (crypto.Signer, error) {
 	if tpm.IsKeyFile(data) {
 		return o.openTPM(path, data)
 	}
@@ -67,7 +73,7 @@ func (o Opener) Open(path string) (crypto.Signer, error) {
 	}
 	block, _ := pem.Decode(data)
 	if block == nil || block.Type != typeEncrypted {
-		return pemfile.ReadKey(path)
+		return pemfile.ParseKey(path, data)
 	}
 	if o.Passphrase == nil {
 		return nil, fmt.Errorf("%s is encrypted, and there is nobody to give its passphrase", path)

@@ -21,6 +21,10 @@ type Source struct {
 	// systemd (systemd.exec(5)). "": there is none.
 	Credentials string
 
+	// Others are names of credentials that are looked for if there is none of the key's
+	// own: keys that share a passphrase share a credential.
+	Others []string
+
 	// Terminal is asked if the credentials don't have the passphrase. Nil: nobody is.
 	Terminal *os.File
 
@@ -30,23 +34,14 @@ type Source struct {
 
 // Passphrase returns the passphrase of the key in that file, for Opener.Passphrase.
 func (s Source) Passphrase(path string) ([]byte, error) {
-	name := filepath.Base(path) + CredentialSuffix
-	if s.Credentials != "" {
-		passphrase, err := s.credential(name)
-		if !errors.Is(err, fs.ErrNotExist) {
-			return passphrase, err
-		}
-	}
-	if s.Terminal == nil {
-		return nil, fmt.Errorf("%s is encrypted: give its passphrase at a terminal, or as the systemd credential %s", path, name)
-	}
-	return s.ask("Passphrase of " + path + ": ")
+	passphrase, _, err := s.find(path)
+	return passphrase, err
 }
 
 // New asks twice for a new passphrase, or takes the credential.
 func (s Source) New(path string) ([]byte, error) {
-	first, err := s.Passphrase(path)
-	if err != nil || s.Credentials != "" {
+	first, typed, err := s.find(path)
+	if err != nil || !typed {
 		return first, err
 	}
 	second, err := s.ask("Once more: ")
@@ -59,6 +54,24 @@ func (s Source) New(path string) ([]byte, error) {
 		return nil, errors.New("the two passphrases differ: nothing was changed")
 	}
 	return first, nil
+}
+
+// find returns the passphrase, and whether a person typed it.
+func (s Source) find(path string) (passphrase []byte, typed bool, err error) {
+	name := filepath.Base(path) + CredentialSuffix
+	if s.Credentials != "" {
+		for _, n := range append([]string{name}, s.Others...) {
+			passphrase, err := s.credential(n)
+			if !errors.Is(err, fs.ErrNotExist) {
+				return passphrase, false, err
+			}
+		}
+	}
+	if s.Terminal == nil {
+		return nil, false, fmt.Errorf("%s is encrypted: give its passphrase at a terminal, or as the systemd credential %s", path, name)
+	}
+	passphrase, err = s.ask("Passphrase of " + path + ": ")
+	return passphrase, true, err
 }
 
 // credential reads a credential, without the line's end that an editor leaves.

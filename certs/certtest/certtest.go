@@ -91,6 +91,7 @@ type options struct {
 	at     time.Time
 	valid  time.Duration
 	ou     []string
+	proved identity.Protection
 }
 
 // WithValidity has the certificate issued at that time, within the last year or the
@@ -129,6 +130,9 @@ func (f *Fleet) Server(dnsNames ...string) Credential {
 	return f.credential(f.Operational, issuance.ServerProfile(), identity.RoleHub, "hub", append(dnsNames, "localhost"), nil)
 }
 
+// WithTPM has the certificate say that its key is in a TPM that has proved it. It isn't.
+func WithTPM() Option { return func(o *options) { o.proved = identity.ProtectionTPM } }
+
 func (f *Fleet) credential(by *issuance.Issuer, profile issuance.Profile, role identity.Role, id string, dnsNames []string, opts []Option) Credential {
 	f.t.Helper()
 	o := options{issuer: by}
@@ -143,7 +147,7 @@ func (f *Fleet) credential(by *issuance.Issuer, profile issuance.Profile, role i
 	f.must(err)
 	name.OU = o.ou
 	key := f.key()
-	request := issuance.Request{Profile: profile, Identity: name, PublicKey: key.Public(), Valid: o.valid, DNSNames: dnsNames}
+	request := issuance.Request{Profile: profile, Identity: name, PublicKey: key.Public(), Valid: o.valid, DNSNames: dnsNames, Protection: o.proved}
 	if len(dnsNames) > 0 {
 		request.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
 	}

@@ -70,7 +70,7 @@ func Run(root *cobra.Command) int {
 	running := false
 	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
 		// cobra would check these after this hook, when the command counts as running.
-		if err := errors.Join(c.ValidateRequiredFlags(), c.ValidateFlagGroups()); err != nil {
+		if err := missingFlags(c); err != nil {
 			return err
 		}
 		running = true
@@ -79,10 +79,13 @@ func Run(root *cobra.Command) int {
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = true
 	requireSubcommands(root)
+	explainUsage(root)
+	root.SetHelpCommand(helpCommand(root))
 	executed, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return OK
 	}
+	err = inPlainWords(err)
 	fmt.Fprintf(root.ErrOrStderr(), "%s: %s\n", root.Name(), oneLine(err))
 	if running {
 		return Code(err)
@@ -105,18 +108,24 @@ func requireSubcommands(c *cobra.Command) {
 	if c.HasSubCommands() && !c.Runnable() {
 		c.Args = cobra.ArbitraryArgs
 		c.RunE = func(c *cobra.Command, args []string) error {
-			var names []string
-			for _, sub := range c.Commands() {
-				if sub.IsAvailableCommand() {
-					names = append(names, sub.Name())
-				}
-			}
-			problem := "needs one of its commands"
-			if len(args) > 0 {
-				problem = fmt.Sprintf("has no command %.40q", args[0])
-			}
-			return Errorf(Usage, "%s %s: %s", c.CommandPath(), problem, strings.Join(names, ", "))
+			return WithCode(Usage, needsCommand(c, args))
 		}
+	}
+}
+
+// helpCommand is "hub help device show". Cobra's own succeeds whatever it is asked for.
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]...",
+		Short: "Print the help of a command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return Errorf(Usage, "there is no command %.80q: see '%s --help'", strings.Join(args, " "), root.Name())
+			}
+			c.InitDefaultHelpFlag()
+			return c.Help()
+		},
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -50,6 +52,37 @@ func program() *cobra.Command {
 				return errors.Join(errors.New("one"), errors.New("two"))
 			case "none":
 				return command.WithCode(command.Denied, nil)
+			case "dial":
+				_, err := net.Dial("tcp", "127.0.0.1:1")
+				return fmt.Errorf("no hub answers: %w", err)
+			case "name":
+				return &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "hub.invalid", IsNotFound: true}}
+			case "bound":
+				return &net.OpError{Op: "listen", Net: "tcp", Err: syscall.EADDRINUSE}
+			case "file":
+				_, err := os.Open("nothere")
+				return fmt.Errorf("read the list: %w", err)
+			case "coded":
+				_, err := os.Open("nothere")
+				return command.WithCode(command.BadConfig, err)
+			case "folder":
+				return os.WriteFile("nowhere/x", nil, 0o600)
+			case "isfolder":
+				_, err := os.ReadFile(".")
+				return err
+			case "below":
+				_, err := os.ReadFile("command.go/x/y")
+				return err
+			case "isfile":
+				return os.MkdirAll("command.go", 0o700)
+			case "rename":
+				return os.Rename("nothere", "neither")
+			case "full":
+				return &fs.PathError{Op: "write", Path: "hub.tar", Err: syscall.ENOSPC}
+			case "readonly":
+				return &fs.PathError{Op: "mkdir", Path: "S", Err: syscall.EROFS}
+			case "forbidden":
+				return fmt.Errorf("%w; sudo?", &fs.PathError{Op: "open", Path: "S/key", Err: syscall.EACCES})
 			}
 			return errors.New("plain error")
 		},
@@ -64,8 +97,11 @@ func program() *cobra.Command {
 			})
 		},
 	}
-	show.Flags().String("dir", "", "folder")
+	show.Flags().String("dir", "", "`folder` that has it")
 	show.Flags().Int("count", 0, "how many")
+	show.Flags().Float64("share", 0, "how much")
+	show.Flags().Uint("places", 0, "how many")
+	show.Flags().Duration("for", 0, "how long")
 	show.Flags().Bool("a", false, "one")
 	show.Flags().Bool("b", false, "the other")
 	show.MarkFlagsMutuallyExclusive("a", "b")
@@ -91,7 +127,18 @@ func program() *cobra.Command {
 			select {}
 		},
 	}
-	root.AddCommand(fail, device, wait, stuck)
+	move := &cobra.Command{
+		Use: "move --station S (--name N | --id I) ID FROM TO [WHY]", Short: "Move one", Args: cobra.RangeArgs(3, 4),
+		RunE: func(*cobra.Command, []string) error { return nil },
+	}
+	for _, name := range []string{"station", "pin", "name", "id"} {
+		move.Flags().String(name, "", name)
+	}
+	move.MarkFlagsOneRequired("name", "id")
+	move.MarkFlagsRequiredTogether("station", "pin")
+	label := &cobra.Command{Use: "label --to TARGET ID...", Short: "Label some", Args: cobra.MinimumNArgs(1), RunE: func(*cobra.Command, []string) error { return nil }}
+	label.Flags().String("to", "", "target")
+	root.AddCommand(fail, device, wait, stuck, move, label)
 	return root
 }
 
@@ -120,6 +167,20 @@ func TestExitCodesAreTheDocumentedOnes(t *testing.T) {
 		{"unreachable", 5, "prog: nobody answers at 127.0.0.1:8443; start the hub\n"},
 		{"config", 78, "prog: hub.yaml: line 3: unknown key\n"},
 		{"lines", 1, "prog: one; two\n"},
+		// What the system says is said in words.
+		{"dial", 5, "prog: no hub answers: nothing listens at 127.0.0.1:1\n"},
+		{"name", 5, "prog: no machine is known by the name hub.invalid\n"},
+		{"bound", 1, "prog: listen tcp: address already in use\n"},
+		{"file", 4, "prog: read the list: there is no nothere\n"},
+		{"coded", 78, "prog: there is no nothere\n"},
+		{"folder", 4, "prog: there is no folder nowhere\n"},
+		{"isfolder", 1, "prog: . is a folder, not a file\n"},
+		{"below", 1, "prog: command.go is a file, not a folder\n"},
+		{"isfile", 1, "prog: command.go is a file, not a folder\n"},
+		{"rename", 4, "prog: there is no nothere\n"},
+		{"full", 1, "prog: there is no room left on the disk for hub.tar\n"},
+		{"readonly", 1, "prog: S is on a file system that is read-only\n"},
+		{"forbidden", 1, "prog: this user may not use S/key (permission denied): take the account that it belongs to; sudo?\n"},
 	} {
 		code, stdout, stderr := run("fail", c.how)
 		if code != c.code || stderr != c.stderr || stdout != "" {
@@ -158,20 +219,35 @@ func TestWrongCommandLinesAreUsageErrors(t *testing.T) {
 		args []string
 		says string
 	}{
-		{[]string{}, "prog needs one of its commands: "},
-		{[]string{"frobnicate"}, `prog has no command "frobnicate": `},
-		{[]string{"device"}, "prog device needs one of its commands: show"},
-		{[]string{"device", "frobnicate"}, `prog device has no command "frobnicate": show`},
-		{[]string{"--frobnicate"}, "unknown flag: --frobnicate"},
-		{[]string{"device", "show", "a", "--frobnicate"}, "unknown flag: --frobnicate"},
-		{[]string{"device", "show", "--dir", "x"}, "accepts 1 arg(s), received 0"},
-		{[]string{"device", "show", "a", "b", "--dir", "x"}, "accepts 1 arg(s), received 2"},
-		{[]string{"device", "show", "a"}, `required flag(s) "dir" not set`},
-		{[]string{"device", "show", "a", "--dir"}, "flag needs an argument: --dir"},
-		{[]string{"device", "show", "a", "--dir", "x", "--count", "many"}, `"many"`},
-		{[]string{"device", "show", "a", "--dir", "x", "--a", "--b"}, "[a b]"},
-		{[]string{"device", "show", "a", "--dir", "x", "--output", "xml"}, "must be text or json"},
-		{[]string{"version", "now"}, `"now"`},
+		{[]string{}, "the program needs one of its commands: "},
+		{[]string{"frobnicate"}, `the program has no command "frobnicate"; it has `},
+		{[]string{"device"}, "device needs one of its commands: show"},
+		{[]string{"device", "frobnicate"}, `device has no command "frobnicate"; it has show`},
+		{[]string{"--frobnicate"}, "the program has no flag --frobnicate\n"},
+		{[]string{"device", "show", "a", "--frobnicate"}, "device show has no flag --frobnicate\n"},
+		{[]string{"device", "--dir", "x"}, "device needs one of its commands: show\n"},
+		{[]string{"device", "list", "--dir", "x"}, `device has no command "list"; it has show`},
+		{[]string{"device", "show", "-x"}, "device show has no flag -x: flags are written out, with two hyphens\n"},
+		{[]string{"device", "show", "--=3"}, `"--=3" is not a flag: write --NAME VALUE`},
+		{[]string{"device", "show", "--dir", "x"}, "ID is missing: prog device show ID\n"},
+		{[]string{"device", "show", "a", "b", "--dir", "x"}, "\"b\" is too much: prog device show ID\n"},
+		{[]string{"device", "show", "a"}, "device show needs --dir FOLDER (folder that has it)\n"},
+		{[]string{"device", "show", "a", "--dir"}, "--dir needs a value: --dir FOLDER (folder that has it)\n"},
+		{[]string{"device", "show", "a", "--dir", "x", "--count", "many"}, "--count: \"many\" is not a whole number\n"},
+		{[]string{"device", "show", "a", "--dir", "x", "--share", "much"}, "--share: \"much\" is not a number\n"},
+		{[]string{"device", "show", "a", "--dir", "x", "--places", "-1"}, "--places: \"-1\" is not a whole number from 0 on\n"},
+		{[]string{"device", "show", "a", "--dir", "x", "--a=perhaps"}, "--a: \"perhaps\" is neither true nor false\n"},
+		{[]string{"device", "show", "a", "--dir", "x", "--for", "long"}, "--for: \"long\" is not a duration such as 1m30s\n"},
+		{[]string{"device", "show", "a", "--dir", "x", "--a", "--b"}, "--a and --b exclude each other: give one of them\n"},
+		{[]string{"device", "show", "a", "--dir", "x", "--output", "xml"}, "--output: \"xml\" must be text or json\n"},
+		{[]string{"version", "now"}, "\"now\" is too much: version takes no arguments\n"},
+		{[]string{"move", "a"}, "FROM and TO are missing: prog move ID FROM TO [WHY]\n"},
+		{[]string{"move", "a", "b", "c", "d", "e"}, "\"e\" is too much: prog move ID FROM TO [WHY]\n"},
+		{[]string{"move", "a", "b", "c"}, "move needs --name or --id\n"},
+		{[]string{"move", "a", "b", "c", "--id", "x", "--pin", "y"}, "--station and --pin go together: give both or neither\n"},
+		{[]string{"label"}, "ID... is missing: prog label ID...\n"},
+		{[]string{"help", "frobnicate"}, `there is no command "frobnicate": see 'prog --help'`},
+		{[]string{"help", "device", "frobnicate"}, `there is no command "device frobnicate"`},
 	} {
 		code, stdout, stderr := run(c.args...)
 		if code != command.Usage || !strings.HasPrefix(stderr, "prog: ") || !strings.Contains(stderr, c.says) {

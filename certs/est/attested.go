@@ -21,11 +21,15 @@ type Exchange struct {
 const (
 	opChallenge  = "tpm/challenge"
 	opAttested   = "tpm/enroll"
+	opReattested = "tpm/reenroll"
 	typeExchange = "application/json"
 	maxExchange  = 64 << 10
 )
 
 func (h *Handler) challenge(w http.ResponseWriter, r *http.Request) error {
+	if h.config.Challenge == nil {
+		return errNoAttestation()
+	}
 	x, err := h.exchange(w, r)
 	if err != nil {
 		return err
@@ -40,6 +44,9 @@ func (h *Handler) challenge(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (h *Handler) enrollAttested(w http.ResponseWriter, r *http.Request) error {
+	if h.config.EnrollAttested == nil {
+		return errNoAttestation()
+	}
 	x, err := h.exchange(w, r)
 	if err != nil {
 		return err
@@ -51,10 +58,33 @@ func (h *Handler) enrollAttested(w http.ResponseWriter, r *http.Request) error {
 	return h.deliver(w, answer)
 }
 
-func (h *Handler) exchange(w http.ResponseWriter, r *http.Request) (Exchange, error) {
-	if h.config.Challenge == nil || h.config.EnrollAttested == nil {
-		return Exchange{}, &Refusal{Status: http.StatusForbidden, Reason: "no-attestation", Detail: "no TPM is asked to vouch for a key here: use simpleenroll"}
+func (h *Handler) reenrollAttested(w http.ResponseWriter, r *http.Request) error {
+	if h.config.ReenrollAttested == nil {
+		return errNoAttestation()
 	}
+	if len(r.TLS.PeerCertificates) == 0 {
+		return errNoCertificate()
+	}
+	x, err := h.exchange(w, r)
+	if err != nil {
+		return err
+	}
+	answer, err := h.config.ReenrollAttested(r.Context(), x)
+	if err != nil {
+		return err
+	}
+	return h.deliver(w, answer)
+}
+
+func errNoAttestation() error {
+	return &Refusal{Status: http.StatusForbidden, Reason: "no-attestation", Detail: "no TPM is asked to vouch for a key here: use simpleenroll, or simplereenroll"}
+}
+
+func errNoCertificate() error {
+	return &Refusal{Status: http.StatusForbidden, Reason: "no-certificate", Detail: "a certificate is renewed over TLS with that certificate, and none was presented"}
+}
+
+func (h *Handler) exchange(w http.ResponseWriter, r *http.Request) (Exchange, error) {
 	if err := credential(r); err != nil {
 		return Exchange{}, err
 	}

@@ -103,6 +103,9 @@ func NewClient(c ClientConfig) (*Client, error) {
 	}, nil
 }
 
+// otherPort is what is meant if a server is there and doesn't answer as one of EST does.
+const otherPort = "is it another port than that for HTTPS (8443 of a hub, 9443 of a station), such as that for MQTT?"
+
 // WithToken returns a client that brings another token over the same connections.
 func (c *Client) WithToken(secret string) *Client {
 	return &Client{base: c.base, token: secret, http: c.http}
@@ -150,6 +153,12 @@ func (c *Client) Challenge(ctx context.Context, request []byte) ([]byte, error) 
 // EnrollAttested ends that exchange with the answer in JSON, as Enroll does.
 func (c *Client) EnrollAttested(ctx context.Context, answer []byte, pub crypto.PublicKey) (*x509.Certificate, error) {
 	return c.certificate(ctx, opAttested, typeExchange, answer, pub)
+}
+
+// ReenrollAttested is EnrollAttested for a client that has a certificate, which its
+// connection presents and the new one takes the place of.
+func (c *Client) ReenrollAttested(ctx context.Context, answer []byte, pub crypto.PublicKey) (*x509.Certificate, error) {
+	return c.certificate(ctx, opReattested, typeExchange, answer, pub)
 }
 
 // ServerBinding returns the SHA-256 of the server's certificate (RFC 5929 §4.1), which
@@ -306,6 +315,8 @@ func retryAfter(response *http.Response) time.Duration {
 }
 
 // explain gives a failed connection its kind.
+//
+// The other doors of a hub speak TLS, too: a request on that for MQTT ends in silence.
 func (c *Client) explain(err error) error {
 	if failed, ok := errors.AsType[*url.Error](err); ok && !errors.Is(err, context.Canceled) {
 		err = failed.Err
@@ -321,6 +332,10 @@ func (c *Client) explain(err error) error {
 		return fmt.Errorf("%w: %s: %w", ErrUntrusted, host, err)
 	case isName, errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, context.DeadlineExceeded), isOp && (op.Op == "dial" || op.Timeout()):
 		return fmt.Errorf("%w at %s (%w)", ErrUnreachable, host, err)
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return fmt.Errorf("what listens at %s doesn't speak TLS: %s", host, otherPort)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("%s ended the connection without an answer: %s", host, otherPort)
 	}
 	return fmt.Errorf("%s: %w", host, err)
 }

@@ -35,10 +35,12 @@ type Config struct {
 	Attributes []byte
 
 	// Challenge and EnrollAttested are the two halves of the exchange by which a TPM
-	// vouches for the key of a request, in JSON that is theirs (not of the RFCs). Nil: no
-	// TPM is asked here.
-	Challenge      func(context.Context, Exchange) ([]byte, error)
-	EnrollAttested func(context.Context, Exchange) (Answer, error)
+	// vouches for the key of a request, in JSON that is theirs (not of the RFCs).
+	// ReenrollAttested is the second half for a new certificate in place of Exchange.Peer,
+	// which is never nil there and is verified by it. Nil: no TPM is asked for that.
+	Challenge        func(context.Context, Exchange) ([]byte, error)
+	EnrollAttested   func(context.Context, Exchange) (Answer, error)
+	ReenrollAttested func(context.Context, Exchange) (Answer, error)
 
 	Realm       string // of HTTP authentication; "": "enrolment"
 	MaxBody     int64  // bytes of a request; 0: 24 KiB
@@ -158,6 +160,8 @@ func (h *Handler) route(op string) func(http.ResponseWriter, *http.Request) erro
 		return h.challenge
 	case opAttested:
 		return h.enrollAttested
+	case opReattested:
+		return h.reenrollAttested
 	}
 	return nil
 }
@@ -211,7 +215,7 @@ func (h *Handler) reenroll(w http.ResponseWriter, r *http.Request) error {
 		return &Refusal{Status: http.StatusForbidden, Reason: "reenroll", Detail: "certificates are not renewed here"}
 	}
 	if len(r.TLS.PeerCertificates) == 0 {
-		return &Refusal{Status: http.StatusForbidden, Reason: "no-certificate", Detail: "a certificate is renewed over TLS with that certificate, and none was presented"}
+		return errNoCertificate()
 	}
 	request, err := h.read(w, r)
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 )
@@ -54,6 +55,20 @@ func checkRequest(csr *x509.CertificateRequest) error {
 		if constraints.IsCA {
 			return fmt.Errorf("%w: it asks to be a CA, which no device is", errRequest)
 		}
+	}
+	return nil
+}
+
+// CheckRenewal holds a request that came in an attested exchange to what the handler holds
+// every other to: nothing is asked for that no board asks for by accident, and no other
+// name than that of the certificate to be renewed. Its error is a *Refusal.
+func CheckRenewal(csr *x509.CertificateRequest, current *x509.Certificate) error {
+	err := checkRequest(csr)
+	if err == nil {
+		err = checkNames(csr, current)
+	}
+	if err != nil {
+		return &Refusal{Status: http.StatusBadRequest, Reason: "request", Detail: err.Error()}
 	}
 	return nil
 }

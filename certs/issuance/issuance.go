@@ -77,6 +77,10 @@ type Request struct {
 	Valid       time.Duration // 0: the profile's; but for devices it ends with the issuer's at the latest
 	DNSNames    []string      // server certificates only
 	IPAddresses []net.IP      // server certificates only
+
+	// Protection is what the device has proved of its key: written down if it is
+	// identity.ProtectionTPM, and nothing otherwise. Devices' certificates only.
+	Protection identity.Protection
 }
 
 // Issue signs a leaf certificate.
@@ -100,6 +104,10 @@ func (i *Issuer) Issue(r Request) (*x509.Certificate, error) {
 	if !r.Profile.serverNames && len(r.DNSNames)+len(r.IPAddresses) > 0 {
 		return nil, fmt.Errorf("issue %s: profile %s has no host names", id, r.Profile.name)
 	}
+	proved := r.Protection == identity.ProtectionTPM
+	if proved && id.Role != identity.RoleDevice {
+		return nil, fmt.Errorf("issue %s: only a device's certificate says where its key is", id)
+	}
 	template := &x509.Certificate{
 		SerialNumber: r.Serial,
 		Subject:      pkix.Name{CommonName: id.ID, OrganizationalUnit: slices.Clone(id.OU), SerialNumber: id.BoardSerial},
@@ -109,8 +117,16 @@ func (i *Issuer) Issue(r Request) (*x509.Certificate, error) {
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  r.Profile.extKeyUsage,
 		// A hub's certificate goes out in every full handshake, and has no more than it
-		// must: without basic constraints it is no CA either (RFC 5280 §4.2.1.9).
-		BasicConstraintsValid: id.Role != identity.RoleHub,
+		// must: without basic constraints it is no CA either (RFC 5280 §4.2.1.9). A
+		// device's has a policy in their place.
+		BasicConstraintsValid: id.Role != identity.RoleHub && !proved,
+	}
+	if proved {
+		policy, err := x509.OIDFromASN1OID(identity.TPMPolicy())
+		if err != nil {
+			return nil, fmt.Errorf("issue %s: %w", id, err)
+		}
+		template.Policies = []x509.OID{policy}
 	}
 	i.publication.write(template)
 	return i.sign(template, r.PublicKey, r.Profile.lifetime(r.Valid), id.String())

@@ -15,7 +15,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -54,8 +53,13 @@ type Entry struct {
 	Certificate []byte            `json:"certificate"` // the leaf's DER
 	Model       string            `json:"model,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
-	Protection  string            `json:"protection,omitempty"` // of the key: "software" or "tpm"
+	Protection  string            `json:"protection,omitempty"` // of the key: "software", or "tpm" if the certificate says so, too
 	Supersedes  string            `json:"supersedes,omitempty"` // serial number this certificate replaces
+
+	// EK is the SHA-256 of the endorsement key of the board's TPM, in lower-case hex, and
+	// tells that board from all others. Without a TPM it isn't there, and the manifest is
+	// one that hubs read which know nothing of it.
+	EK string `json:"ek,omitempty"`
 }
 
 // Sign returns the manifest signed by key, the key of chain[0], the station's issuing
@@ -135,14 +139,9 @@ func Open(data []byte, roots []*x509.Certificate, now time.Time) (Manifest, *x50
 }
 
 func decode(payload []byte) (Manifest, error) {
-	var m Manifest
-	d := json.NewDecoder(bytes.NewReader(payload))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&m); err != nil {
+	m, err := parse(payload)
+	if err != nil {
 		return m, fmt.Errorf("%w: its contents are malformed: %.160w", ErrInvalid, err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return m, fmt.Errorf("%w: something follows its contents", ErrInvalid)
 	}
 	if m.Version != Version {
 		return m, fmt.Errorf("%w: it has format version %d, this hub reads %d", ErrInvalid, m.Version, Version)

@@ -163,3 +163,34 @@ func wantAllOrNothing(t *testing.T, dir string) {
 		t.Errorf("of the files only %s are in place, and nothing will bring the others: %v", strings.Join(present, ", "), err)
 	}
 }
+
+// A stick's file system may have no modes: chmod fails there with EPERM. That must keep
+// nobody from writing what the mode shown hides well enough, and must not let a key be shown.
+func TestFileSystemWithoutModes(t *testing.T) {
+	t.Parallel()
+	path, err := exec.LookPath("strace")
+	if err != nil {
+		t.Fatalf("%v; install the Debian package strace", err)
+	}
+	for name, tt := range map[string]struct {
+		inject []string
+		fails  bool
+	}{
+		"shows the owner only": {inject: []string{"-e", "trace=fchmod", "-e", "inject=fchmod:error=EPERM"}},
+		"fails otherwise":      {inject: []string{"-e", "trace=fchmod", "-e", "inject=fchmod:error=EIO"}, fails: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "a.crt")
+			cmd := child(t, "write", file, "new")
+			cmd.Args = append(append([]string{"strace", "-f", "-qq", "-o", os.DevNull}, tt.inject...), cmd.Args...)
+			cmd.Path = path
+			out, err := cmd.CombinedOutput()
+			if (err != nil) != tt.fails {
+				t.Errorf("%v: %s", err, out)
+			}
+			if data, err := os.ReadFile(file); !tt.fails && (err != nil || string(data) != "new") {
+				t.Errorf("written: %q, %v", data, err)
+			}
+		})
+	}
+}

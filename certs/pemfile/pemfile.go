@@ -50,13 +50,30 @@ func Write(path string, data []byte, mode fs.FileMode) error {
 func fill(f *os.File, data []byte, mode fs.FileMode) error {
 	_, err := f.Write(data)
 	if err == nil {
-		err = f.Chmod(mode)
+		err = restrict(f, mode)
 	}
 	if err == nil {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
 }
+
+// restrict gives a file its mode. A file system without modes, which sticks often have,
+// refuses: that does no harm where the mode that it shows is no wider.
+func restrict(f *os.File, mode fs.FileMode) error {
+	err := f.Chmod(mode)
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	info, statErr := f.Stat()
+	if statErr == nil && !wider(info.Mode().Perm(), mode) {
+		return nil
+	}
+	return fmt.Errorf("%w; its file system shows everybody's files to all: mount it with umask=077", err)
+}
+
+// wider reports whether a mode lets group or others read or write who the other doesn't.
+func wider(mode, than fs.FileMode) bool { return mode&^than&0o066 != 0 }
 
 // SyncDir makes renames and creations in dir durable.
 func SyncDir(dir string) error {
@@ -122,6 +139,20 @@ func ReadKey(path string) (crypto.Signer, error) {
 	if mode&0o077 != 0 {
 		return nil, fmt.Errorf("%s can be read by others (mode %04o): run chmod 600 on it, or replace the key if others had access", path, mode)
 	}
+	return key(path, blocks)
+}
+
+// ParseKey is ReadKey of what was read from path already.
+func ParseKey(path string, data []byte) (crypto.Signer, error) {
+	blocks, err := decode(path, data)
+	if err != nil {
+		return nil, err
+	}
+	return key(path, blocks)
+}
+
+// key returns the first key of a file.
+func key(path string, blocks []*pem.Block) (crypto.Signer, error) {
 	for _, b := range blocks {
 		switch b.Type {
 		case typeKey:
@@ -203,15 +234,21 @@ func read(path string) ([]*pem.Block, fs.FileMode, error) {
 	if len(data) > maxFileSize {
 		return nil, 0, fmt.Errorf("%s is larger than %d bytes, which no key, certificate or request is", path, maxFileSize)
 	}
+	blocks, err := decode(path, data)
+	return blocks, info.Mode().Perm(), err
+}
+
+// decode returns the PEM blocks of a file's contents, at least one.
+func decode(path string, data []byte) ([]*pem.Block, error) {
 	var blocks []*pem.Block
 	for b, rest := pem.Decode(data); b != nil; b, rest = pem.Decode(rest) {
 		blocks = append(blocks, b)
 	}
 	if len(blocks) == 0 {
-		return nil, 0, fmt.Errorf("%s is not a PEM file", path)
+		return nil, fmt.Errorf("%s is not a PEM file", path)
 	}
 	if begun := bytes.Count(data, []byte("-----BEGIN ")); begun != len(blocks) { // pem.Decode skips what it can't read
-		return nil, 0, fmt.Errorf("%s is damaged: of its %d PEM blocks only %d can be read", path, begun, len(blocks))
+		return nil, fmt.Errorf("%s is damaged: of its %d PEM blocks only %d can be read", path, begun, len(blocks))
 	}
-	return blocks, info.Mode().Perm(), nil
+	return blocks, nil
 }

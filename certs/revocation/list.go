@@ -1,8 +1,6 @@
 package revocation
 
 import (
-	"crypto"
-	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -29,24 +27,6 @@ type List struct {
 	ThisUpdate time.Time
 	NextUpdate time.Time
 	Entries    []Entry
-}
-
-// Sign returns the list in DER, signed by the issuer of its certificates. The issuer's
-// certificate needs the key usage for it. Times lose their fractions of a second.
-func (l List) Sign(issuer *x509.Certificate, key crypto.Signer) ([]byte, error) {
-	template := &x509.RevocationList{
-		Number: l.Number, ThisUpdate: l.ThisUpdate.UTC(), NextUpdate: l.NextUpdate.UTC(),
-		RevokedCertificateEntries: make([]x509.RevocationListEntry, len(l.Entries)),
-	}
-	for i, e := range l.Entries {
-		// Unspecified is not written (RFC 5280 §5.3.1), and crypto/x509 leaves out 0.
-		template.RevokedCertificateEntries[i] = x509.RevocationListEntry{SerialNumber: e.Serial, RevocationTime: e.At.UTC(), ReasonCode: int(e.Reason)}
-	}
-	der, err := x509.CreateRevocationList(rand.Reader, template, issuer, key)
-	if err != nil {
-		return nil, fmt.Errorf("sign the revocation list of %q: %w", issuer.Subject.CommonName, err)
-	}
-	return der, nil
 }
 
 // Why a list is not accepted.

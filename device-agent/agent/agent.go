@@ -45,6 +45,13 @@ type Config struct {
 	// this user can read, like the key; with one that fails it isn't saved.
 	TPM string
 
+	// HTTPS is the https://HOST:PORT of the hub's HTTPS door, where the device asks why it
+	// was refused; "" asks nobody.
+	HTTPS string
+
+	// StableAfter is as in [link.Config].
+	StableAfter time.Duration
+
 	// Renewal is the https://HOST:PORT at which the certificate is renewed by EST, the
 	// hub's HTTPS door; "" is nowhere: then somebody else renews it.
 	Renewal string
@@ -69,6 +76,7 @@ type Agent struct {
 	link     *link.Link
 	relink   atomic.Pointer[context.CancelFunc] // ends the link's run, for the next one; nil before the first
 	renewal  *renewal.Loop                      // nil: Config.Renewal is ""
+	inquiry  inquiry
 	reporter *reporter
 	status   *statusWriter
 	notifier notifier
@@ -112,6 +120,9 @@ func New(config Config) (*Agent, error) {
 		Profile:      config.Profile,
 		Boot:         a.source.Boot(),
 		RefusedRetry: config.RefusedRetry,
+		StableAfter:  config.StableAfter,
+		Ask:          a.ask,
+		RenewalDue:   a.renewalDue(),
 		Changed:      a.linkChanged,
 		Log:          config.Log,
 	})
@@ -182,12 +193,14 @@ func (a *Agent) credentials() (mtls.Credentials, error) {
 	}
 	if err != nil {
 		a.config.Log.Warn("using the credentials loaded at the start", "err", err)
-		return a.keys.Credentials(), nil
+		a.inquiry.cred = a.keys.Credentials()
+		return a.inquiry.cred, nil
 	}
 	if keys.Identity().String() != a.Identity().String() {
 		return mtls.Credentials{}, fmt.Errorf("%s now holds the certificate of %s, but this agent runs for %s; restart it to run for the other", a.config.Dir, keys.Identity(), a.Identity())
 	}
-	return keys.Credentials(), nil
+	a.inquiry.cred = keys.Credentials()
+	return a.inquiry.cred, nil
 }
 
 // linkChanged passes on what the link is doing; it doesn't block.

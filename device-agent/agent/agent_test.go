@@ -24,7 +24,6 @@ import (
 	"github.com/fleethub/fleethub/device-agent/link"
 	"github.com/fleethub/fleethub/hub/protocol"
 	mochi "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"go.uber.org/goleak"
 )
@@ -68,14 +67,39 @@ func newPeer(t *testing.T, fleet *certtest.Fleet) *peer {
 			return err
 		},
 	})
-	if err := m.AddListener(listeners.NewNet("tls", tls.NewListener(inner, config))); err != nil {
-		t.Fatal(err)
-	}
 	if err := m.Serve(); err != nil { // returns once it serves
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = m.Close() })
+	t.Cleanup(accept(m, tls.NewListener(inner, config)))
 	return p
+}
+
+// accept serves connections until what it returns is called. mochi's own listener takes them
+// while its server closes, which races.
+func accept(server *mochi.Server, listener net.Listener) (stop func()) {
+	var accepting, serving sync.WaitGroup
+	var conns sync.Map
+	accepting.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conns.Store(conn, nil)
+			serving.Go(func() {
+				defer conns.Delete(conn)
+				defer conn.Close()
+				_ = server.EstablishConnection("tls", conn) // how it ends is the tests' business
+			})
+		}
+	})
+	return func() {
+		listener.Close()
+		accepting.Wait()
+		conns.Range(func(conn, _ any) bool { conn.(net.Conn).Close(); return true })
+		serving.Wait()
+		_ = server.Close()
+	}
 }
 
 func (p *peer) ID() string { return "peer" }

@@ -79,6 +79,15 @@ func (a *Agent) offered() *keystore.Keystore {
 	return a.renewal.Offer()
 }
 
+// renewalDue returns what to do when the hub asks for a renewal; nil if this agent renews
+// nothing.
+func (a *Agent) renewalDue() func() {
+	if a.renewal == nil {
+		return nil
+	}
+	return func() { a.renewal.AskSoon(a.inquiry.cred.Leaf) } // the link's goroutine calls it, as it does credentials
+}
+
 // tellRenewal passes on whether the hub took what it was offered.
 func (a *Agent) tellRenewal(now link.Status) {
 	switch {

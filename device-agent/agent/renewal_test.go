@@ -36,7 +36,14 @@ func renewalHub(t *testing.T) *hubtest.Hub {
 // startWith runs an agent until the end of the test.
 func startWith(t *testing.T, h *hubtest.Hub, dir string) {
 	t.Helper()
-	a, err := New(Config{Dir: dir, Hub: h.MQTTAddr(), Renewal: "https://" + h.HTTPSAddr(), TPM: TPMOff, RefusedRetry: 10 * time.Millisecond, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	startAs(t, Config{Dir: dir, Hub: h.MQTTAddr(), Renewal: "https://" + h.HTTPSAddr(), RefusedRetry: 10 * time.Millisecond})
+}
+
+// startAs is startWith of that configuration.
+func startAs(t *testing.T, config Config) {
+	t.Helper()
+	config.TPM, config.Log = TPMOff, slog.New(slog.NewTextHandler(t.Output(), nil))
+	a, err := New(config)
 	noError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -149,6 +156,25 @@ func TestAgentFallsBackToTheFormerCertificate(t *testing.T) {
 	if got := fingerprintIn(t, dir); got != identity.Fingerprint(device.Leaf) {
 		t.Errorf("in place is %s", got)
 	}
+}
+
+// A board whose clock is slow doesn't know that its certificate is old; the hub does.
+func TestAgentRenewsWhenTheHubAsksForIt(t *testing.T) {
+	h := renewalHub(t)
+	device := h.Fleet.Device("pi-1", certtest.WithValidity(time.Now(), 10*time.Minute))
+	h.Register(device)
+	dir := device.WriteTo(t.TempDir(), "device")
+	startAs(t, Config{Dir: dir, Hub: h.MQTTAddr(), Renewal: "https://" + h.HTTPSAddr(), StableAfter: time.Millisecond})
+	waitFor(t, "connected", func() bool {
+		d, err := h.Operator().Device(t.Context(), "pi-1")
+		return err == nil && d.Session != nil
+	})
+	if got := fingerprintIn(t, dir); got != identity.Fingerprint(device.Leaf) {
+		t.Fatal("it renews before it is told")
+	}
+	lifetime := device.Leaf.NotAfter.Sub(device.Leaf.NotBefore)
+	h.Advance(time.Until(device.Leaf.NotBefore.Add(lifetime * 9 / 10)))
+	settled(t, h, dir, identity.Fingerprint(device.Leaf))
 }
 
 // A key in a TPM is followed by a key in that TPM.

@@ -41,6 +41,7 @@ type Snapshot struct {
 	Started  time.Time     `json:"started"`
 	Interval time.Duration `json:"interval_ns"`
 	Link     link.Status   `json:"link"`
+	HTTPS    string        `json:"https,omitempty"` // where the hub is asked why
 	// Tickets is how the saved TLS session is doing; nil before the first
 	// attempt to connect.
 	Tickets *keystore.SessionStats `json:"tickets,omitempty"`
@@ -58,6 +59,7 @@ func (a *Agent) snapshot() Snapshot {
 		Started:  a.started,
 		Interval: a.config.Interval,
 		Link:     a.link.Status(),
+		HTTPS:    a.config.HTTPS,
 		Tickets:  a.tickets.stats(),
 		Readings: a.reporter.counts(),
 		Seq:      a.source.Seq(),

@@ -34,7 +34,7 @@ var ErrInvalid = errors.New("invalid")
 // TPM says where the key is made, besides the address of a TPM, which is required then.
 const (
 	TPMAuto    = "auto"    // in the machine's TPM if it has one
-	TPMRequire = "require" // in the machine's TPM, which the station must have found genuine
+	TPMRequire = "require" // in the machine's TPM, which the server must have found genuine
 	TPMOff     = "off"     // in a file
 )
 
@@ -104,7 +104,8 @@ func Enroll(ctx context.Context, c Config) (Result, error) {
 }
 
 // Renew gets the device another certificate, for a new key and the same identity, with
-// the one it has, and installs it. An agent that runs uses it from its next connection.
+// the one it has, and installs it. A key in a TPM comes with the TPM's word for it, as far
+// as the server wants that; with TPMRequire or an address it must. An agent that runs uses it from its next connection.
 func Renew(ctx context.Context, c Config) (Result, error) {
 	if c.Notice == nil {
 		c.Notice = func(string) {}
@@ -122,6 +123,7 @@ func Renew(ctx context.Context, c Config) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	vouched := c.required()
 	if c.TPM == "" || c.TPM == TPMAuto {
 		if c.TPM = TPMOff; keys.TPM() != "" { // a key stays as well kept as it was
 			c.TPM = keys.TPM()
@@ -135,7 +137,7 @@ func Renew(ctx context.Context, c Config) (Result, error) {
 	if err := x.trust(ctx); err != nil {
 		return Result{}, err
 	}
-	leaf, err := x.reenroll(ctx)
+	leaf, err := x.reenroll(ctx, vouched)
 	if err != nil {
 		return Result{}, err
 	}

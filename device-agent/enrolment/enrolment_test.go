@@ -45,6 +45,7 @@ type office struct {
 	issuer   *issuance.Issuer
 	cas      func() []*x509.Certificate
 	fail     func() error // called before it answers; nil: it answers
+	deny     error        // of every challenge, if not nil
 
 	mu       sync.Mutex                   // guards issued
 	issued   map[string]*x509.Certificate // by key
@@ -77,6 +78,9 @@ func newOffice(t *testing.T, change func(*office)) *office {
 	if o.verifier != nil {
 		binding := est.Binding(o.server)
 		config.Challenge = func(_ context.Context, x est.Exchange) ([]byte, error) {
+			if o.deny != nil {
+				return nil, o.deny
+			}
 			request, err := attestation.ParseRequest(x.JSON)
 			if err != nil {
 				return nil, &est.Refusal{Status: 400, Detail: err.Error()}
@@ -87,7 +91,7 @@ func newOffice(t *testing.T, change func(*office)) *office {
 			}
 			return json.Marshal(challenge)
 		}
-		config.EnrollAttested = func(_ context.Context, x est.Exchange) (est.Answer, error) {
+		attested := func(_ context.Context, x est.Exchange) (est.Answer, error) {
 			answer, err := attestation.ParseAnswer(x.JSON)
 			if err != nil {
 				return est.Answer{}, &est.Refusal{Status: 400, Detail: err.Error()}
@@ -99,6 +103,7 @@ func newOffice(t *testing.T, change func(*office)) *office {
 			o.attested++
 			return o.issue(evidence.CSR.PublicKey, evidence.CSR.RawSubjectPublicKeyInfo)
 		}
+		config.EnrollAttested, config.ReenrollAttested = attested, attested
 	}
 	s := httptest.NewUnstartedServer(est.NewHandler(config))
 	s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, Certificates: []tls.Certificate{server.Certificate}}
@@ -363,11 +368,52 @@ func TestKeyInTheTPMIsProvedAndUsed(t *testing.T) {
 	}
 	// The key does a TLS handshake, and so a renewal, which makes the next in the same TPM.
 	next, err := Renew(t.Context(), Config{Dir: dir, Server: o.url})
-	if err != nil || next.TPM != chip.Address() || next.Fingerprint == r.Fingerprint {
-		t.Fatalf("%+v %v", next, err)
+	if err != nil || next.TPM != chip.Address() || next.Fingerprint == r.Fingerprint || !next.Attested || o.attested != 2 {
+		t.Fatalf("%+v, attested %d times, %v", next, o.attested, err)
 	}
 	if _, err := keystore.Open(dir); err != nil {
 		t.Error(err)
+	}
+}
+
+// A hub that takes no TPM's word still renews; what may go better later is not given up for
+// a certificate that says less; and who demands the TPM's word gets nothing without it.
+func TestRenewalGoesWithoutTheTPMsWordWhenItIsDeclined(t *testing.T) {
+	chip := tpmtest.Start(t)
+	for name, test := range map[string]struct {
+		status  int
+		tpm     string
+		renewed bool
+	}{
+		"no TPM is known of it": {404, "", true},
+		"another TPM is":        {403, TPMAuto, true},
+		"busy for now":          {409, "", false},
+		"malformed":             {400, "", false},
+		"demanded, unknown":     {404, chip.Address(), false},
+		"demanded, another":     {403, chip.Address(), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := newOffice(t, allow(t))
+			dir := filepath.Join(t.TempDir(), "D")
+			c := o.config(dir)
+			c.TPM = chip.Address()
+			first, err := Enroll(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.deny = &est.Refusal{Status: test.status, Detail: "not so"}
+			var notices []string
+			next, err := Renew(t.Context(), Config{Dir: dir, Server: o.url, TPM: test.tpm, Notice: func(text string) { notices = append(notices, text) }})
+			if (err == nil) != test.renewed {
+				t.Fatalf("%+v, %v", next, err)
+			}
+			if test.renewed && (next.Attested || next.Fingerprint == first.Fingerprint || len(notices) != 1 || !strings.Contains(notices[0], "did not take this TPM's word")) {
+				t.Errorf("%+v, and the person hears %q", next, notices)
+			}
+			if keys, err := keystore.Open(dir); err != nil || (keys.Fingerprint() == first.Fingerprint) == test.renewed {
+				t.Errorf("in place: %v, %v", keys, err)
+			}
+		})
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/fleethub/fleethub/certs/est"
@@ -74,7 +75,7 @@ func (x *exchange) enroll(ctx context.Context) (*x509.Certificate, error) {
 		return nil, err
 	}
 	if x.tpm != nil {
-		leaf, err := retry(ctx, x.config.Notice, func() (*x509.Certificate, error) { return x.attest(ctx, csr) })
+		leaf, err := retry(ctx, x.config.Notice, func() (*x509.Certificate, error) { return x.attest(ctx, csr, x.client.EnrollAttested) })
 		if err == nil {
 			x.attested = true
 			return leaf, nil
@@ -87,19 +88,40 @@ func (x *exchange) enroll(ctx context.Context) (*x509.Certificate, error) {
 	return retry(ctx, x.config.Notice, func() (*x509.Certificate, error) { return x.client.Enroll(ctx, csr, x.key.Public()) })
 }
 
-// reenroll gets a certificate in place of the one there is.
-func (x *exchange) reenroll(ctx context.Context) (*x509.Certificate, error) {
+// reenroll gets a certificate in place of the one there is: with the TPM's word for the
+// new key, if the key is in one, so that the certificate goes on saying so. Vouched, it
+// must have that. Otherwise a server that asks no TPM, or refuses this one for good,
+// is asked without; what may go better the next time, such as a challenge that has expired, is
+// an error, since a certificate that says less would be for long.
+func (x *exchange) reenroll(ctx context.Context, vouched bool) (*x509.Certificate, error) {
 	csr, err := x.csr()
 	if err != nil {
 		return nil, err
 	}
+	if x.tpm != nil {
+		leaf, err := retry(ctx, x.config.Notice, func() (*x509.Certificate, error) { return x.attest(ctx, csr, x.client.ReenrollAttested) })
+		if err == nil {
+			x.attested = true
+			return leaf, nil
+		}
+		if vouched || !declined(err) {
+			return nil, err
+		}
+		x.config.Notice(fmt.Sprintf("%s did not take this TPM's word for the new key, whose certificate won't say that it is in the TPM (%v)", x.config.host(), err))
+	}
 	return retry(ctx, x.config.Notice, func() (*x509.Certificate, error) { return x.client.Reenroll(ctx, csr, x.key.Public()) })
+}
+
+// declined reports whether a server doesn't take this TPM's word, now and later.
+func declined(err error) bool {
+	answer, ok := errors.AsType[*est.ServerError](err)
+	return ok && (errors.Is(err, est.ErrDenied) || answer.Status == http.StatusNotFound)
 }
 
 // attest is the exchange by which the TPM vouches for the key: its endorsement key and
 // the key's certification go out, a challenge comes that only this TPM can open, and the
 // answer is bound to the server that asked.
-func (x *exchange) attest(ctx context.Context, csr []byte) (*x509.Certificate, error) {
+func (x *exchange) attest(ctx context.Context, csr []byte, finish func(context.Context, []byte, crypto.PublicKey) (*x509.Certificate, error)) (*x509.Certificate, error) {
 	binding, err := x.client.ServerBinding(ctx)
 	if err != nil {
 		return nil, err
@@ -128,5 +150,5 @@ func (x *exchange) attest(ctx context.Context, csr []byte) (*x509.Certificate, e
 	if err != nil {
 		return nil, err
 	}
-	return x.client.EnrollAttested(ctx, message, x.key.Public())
+	return finish(ctx, message, x.key.Public())
 }

@@ -69,6 +69,9 @@ func Open(dir string) (*Keystore, error) {
 		}
 		cred, address, err = load(dir)
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("device credentials: %w", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("device credentials: %w; restore the three files that `provisioning issue` wrote together", err)
 	}

@@ -44,7 +44,24 @@ type Failure struct {
 	// At is when, by this machine's clock.
 	At time.Time `json:"at"`
 
-	err error
+	err     error
+	mayPass bool // the hub, asked, said nothing that is for good
+}
+
+// Answer is what the hub says when a device that it has refused asks why.
+type Answer struct {
+	// Verdict is that in a sentence; "" if nobody could be asked.
+	Verdict string
+	// ForGood is whether no waiting helps.
+	ForGood bool
+}
+
+// answered puts what the hub says in the place of what a refused device can guess.
+func (f *Failure) answered(a Answer) {
+	if a.Verdict == "" {
+		return
+	}
+	f.Advice, f.mayPass = "the hub says: "+a.Verdict, !a.ForGood
 }
 
 // Error returns reason and advice in one line.

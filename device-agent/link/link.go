@@ -45,6 +45,16 @@ type Config struct {
 	// Nil remembers it for as long as the link lives.
 	Chain ChainMemory
 
+	// Ask is called after the hub has refused the device, and says what the hub answers
+	// when it is asked why. It is called from Run's goroutine before the wait, and may take
+	// its time. Nil asks nobody.
+	Ask func(context.Context) Answer
+
+	// RenewalDue is told when the hub asks for another certificate than the one that the
+	// connection is by; it must not block. Nil isn't told, and the hub isn't asked: a
+	// connection that has held for StableAfter costs one SUBSCRIBE otherwise.
+	RenewalDue func()
+
 	// Profile is the TLS policy [mtls.ProfileDefault].
 	Profile mtls.Profile
 
@@ -59,7 +69,9 @@ type Config struct {
 	StableAfter time.Duration
 
 	// RefusedRetry is the shortest wait after a failure that only a person can
-	// mend; the wait is drawn between it and three times it [5 min].
+	// mend; the wait is drawn between it and three times it [5 min]. After a
+	// refusal that the hub itself says may pass (see Ask), it begins with a tenth
+	// of that and doubles.
 	RefusedRetry time.Duration
 
 	ConnectTimeout time.Duration // of dialling, handshake and CONNACK together [20 s]
@@ -118,6 +130,8 @@ type connection interface {
 	Hello(ctx context.Context) error
 	Ask(ctx context.Context) error
 	Notices() <-chan protocol.TLSNotice
+	Listen(ctx context.Context) error
+	Renewals() <-chan struct{}
 	Publish(ctx context.Context, topic string, payload []byte) error
 	Close(reason string)
 }
@@ -127,6 +141,7 @@ type connection interface {
 type Link struct {
 	config  Config
 	backoff Backoff // owned by Run
+	passing Backoff // likewise, after refusals that may pass
 	dial    func(ctx context.Context) (connection, error)
 	tickets ticketBox   // owned by Run
 	chain   chainChoice // owned by Run
@@ -149,6 +164,7 @@ func New(config Config) (*Link, error) {
 	}
 	config.setDefaults()
 	l := &Link{config: config, backoff: config.Backoff}
+	l.passing = Backoff{Base: config.RefusedRetry / 10, Cap: 3 * config.RefusedRetry}
 	l.tickets.open = config.Sessions
 	l.chain.memory = config.Chain
 	l.dial = l.dialHub
@@ -176,6 +192,9 @@ func (l *Link) Run(ctx context.Context) error {
 		failure := l.once(ctx)
 		if failure == nil {
 			return nil // ctx ended
+		}
+		if failure.Kind == KindRefused && l.config.Ask != nil {
+			failure.answered(l.config.Ask(ctx))
 		}
 		wait := l.pause(failure)
 		l.update(func(s *Status) {
@@ -225,6 +244,7 @@ func (l *Link) once(ctx context.Context) *Failure {
 			s.Full++
 		}
 	})
+	l.passing.Reset()
 	l.config.Log.Info("connected", "hub", l.config.Address, "tls", h.Protocol, "resumed", h.Resumed, "took", h.Connect.Round(time.Millisecond))
 	if err := c.Hello(ctx); err != nil && ctx.Err() == nil {
 		l.config.Log.Warn("the hub didn't take the online event", "err", err)
@@ -233,6 +253,14 @@ func (l *Link) once(ctx context.Context) *Failure {
 		if err := c.Ask(ctx); err != nil && ctx.Err() == nil {
 			l.config.Log.Warn("the hub can't be asked whether the leaf certificate will do", "err", err)
 		}
+	}
+	var stable <-chan time.Time
+	if l.config.RenewalDue != nil {
+		// Not at once: whoever connects, says something and goes would pay for it, and a
+		// fleet that comes back together would subscribe together.
+		timer := time.NewTimer(between(l.config.StableAfter, 2*l.config.StableAfter))
+		defer timer.Stop()
+		stable = timer.C
 	}
 	for lasting := true; lasting; {
 		select {
@@ -243,6 +271,12 @@ func (l *Link) once(ctx context.Context) *Failure {
 		case <-c.Notices():
 			l.chain.learn()
 			l.update(func(s *Status) { s.Chain = ChainLeaf })
+		case <-stable:
+			if err := c.Listen(ctx); err != nil && ctx.Err() == nil {
+				l.config.Log.Warn("the hub can't ask for a renewal", "err", err)
+			}
+		case <-c.Renewals():
+			l.config.RenewalDue()
 		case <-c.Done():
 			lasting = false
 		}
@@ -258,7 +292,12 @@ func (l *Link) once(ctx context.Context) *Failure {
 
 // pause returns how long to wait after failure.
 func (l *Link) pause(failure *Failure) time.Duration {
-	if failure.Slow() {
+	switch {
+	case failure.mayPass: // a suspension that is lifted, a manifest that is imported
+		ceiling := l.passing.Ceiling()
+		l.passing.Next()
+		return between(ceiling/2, ceiling)
+	case failure.Slow():
 		return between(l.config.RefusedRetry, 3*l.config.RefusedRetry)
 	}
 	return l.backoff.Next()

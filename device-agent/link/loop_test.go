@@ -68,6 +68,8 @@ func (c *fakeConnection) Err() error                                    { return
 func (c *fakeConnection) Handshake() Handshake                          { return Handshake{} }
 func (c *fakeConnection) Ask(context.Context) error                     { return nil }
 func (c *fakeConnection) Notices() <-chan protocol.TLSNotice            { return nil }
+func (c *fakeConnection) Listen(context.Context) error                  { return nil }
+func (c *fakeConnection) Renewals() <-chan struct{}                     { return nil }
 func (c *fakeConnection) Hello(context.Context) error                   { return nil }
 func (c *fakeConnection) Publish(context.Context, string, []byte) error { return nil }
 func (c *fakeConnection) Close(string)                                  {}
@@ -137,6 +139,105 @@ func TestRefusedDeviceAsksAgainWithinOneAndThreeRetryTimes(t *testing.T) {
 		}
 		if len(at) < 96 {
 			t.Errorf("%d attempts in a day", len(at))
+		}
+	})
+}
+
+func TestRefusalThatMayPassIsRetriedSoonAndThenLessAndLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		config := Config{RefusedRetry: 5 * time.Minute, Ask: func(context.Context) Answer {
+			asked++
+			return Answer{Verdict: "pi-1 is suspended"}
+		}}
+		at := attempts(t, 24*time.Hour, config, func(n int) (connection, error) {
+			if n == 20 { // resumed, and suspended once more
+				c := &fakeConnection{done: make(chan struct{})}
+				close(c.done)
+				return c, nil
+			}
+			return nil, &Failure{Kind: KindRefused}
+		})
+		ceiling := 30 * time.Second
+		for i, gap := range gaps(at) {
+			if i == 19 { // after the connection
+				ceiling = 30 * time.Second
+				continue
+			}
+			if gap < ceiling/2 || gap > ceiling {
+				t.Errorf("wait %d is %s, want %s to %s", i, gap, ceiling/2, ceiling)
+			}
+			ceiling = min(2*ceiling, 15*time.Minute)
+		}
+		if asked < len(at)-2 {
+			t.Errorf("asked %d times in %d attempts", asked, len(at))
+		}
+	})
+}
+
+func TestRefusalForGoodOrWithoutAnAnswerKeepsItsPace(t *testing.T) {
+	for name, answer := range map[string]Answer{"for good": {Verdict: "pi-1 is revoked", ForGood: true}, "nobody answers": {}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				at := attempts(t, 24*time.Hour, Config{RefusedRetry: 5 * time.Minute, Ask: func(context.Context) Answer { return answer }}, func(int) (connection, error) {
+					return nil, &Failure{Kind: KindRefused, Advice: "ask somebody"}
+				})
+				for i, gap := range gaps(at) {
+					if gap < 5*time.Minute || gap > 15*time.Minute {
+						t.Errorf("wait %d is %s", i, gap)
+					}
+				}
+			})
+		})
+	}
+	f := &Failure{Kind: KindRefused, Reason: "refused", Advice: "ask somebody"}
+	if f.answered(Answer{}); f.Error() != "refused: ask somebody" || f.mayPass {
+		t.Errorf("without an answer: %+v", f)
+	}
+	if f.answered(Answer{Verdict: "pi-1 is suspended"}); f.Error() != "refused: the hub says: pi-1 is suspended" || !f.mayPass {
+		t.Errorf("with one: %+v", f)
+	}
+}
+
+func TestOnlyARefusalIsAskedAbout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		attempts(t, time.Hour, Config{Ask: func(context.Context) Answer {
+			t.Error("the hub was asked")
+			return Answer{}
+		}}, func(n int) (connection, error) {
+			return nil, &Failure{Kind: []Kind{KindUnreachable, KindUntrusted, KindCredentials, KindLeaf}[n%4]}
+		})
+	})
+}
+
+// listening is a connection that the hub asks for a renewal over, once it listens.
+type listening struct {
+	fakeConnection
+	since    time.Time
+	listened time.Duration // 0: not yet
+	renewals chan struct{}
+}
+
+func (c *listening) Renewals() <-chan struct{} { return c.renewals }
+
+func (c *listening) Listen(context.Context) error {
+	c.listened = time.Since(c.since)
+	c.renewals <- struct{}{}
+	return nil
+}
+
+func TestConnectionThatHoldsListensForRenewals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		due := 0
+		c := &listening{fakeConnection: fakeConnection{done: make(chan struct{})}, since: time.Now(), renewals: make(chan struct{}, 1)}
+		attempts(t, time.Hour, Config{RenewalDue: func() { due++ }}, func(int) (connection, error) { return c, nil })
+		if c.listened < 30*time.Second || c.listened > time.Minute || due != 1 {
+			t.Errorf("listened after %s, told %d times", c.listened, due)
+		}
+		c = &listening{fakeConnection: fakeConnection{done: make(chan struct{})}, since: time.Now(), renewals: make(chan struct{}, 1)}
+		attempts(t, time.Hour, Config{}, func(int) (connection, error) { return c, nil })
+		if c.listened != 0 {
+			t.Error("who renews nothing pays for a subscription")
 		}
 	})
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
 	mochi "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"go.uber.org/goleak"
 )
@@ -34,6 +33,7 @@ type peer struct {
 	fleet   *certtest.Fleet
 	address string
 	server  *mochi.Server
+	end     func() // of what serves; nil once it has ended
 	config  *tls.Config
 
 	received chan packets.Packet // each PUBLISH and each will
@@ -102,18 +102,44 @@ func (p *peer) start(address string) {
 	if err := p.server.AddHook(p, nil); err != nil {
 		p.t.Fatal(err)
 	}
-	if err := p.server.AddListener(listeners.NewNet("tls", tls.NewListener(inner, p.config))); err != nil {
-		p.t.Fatal(err)
-	}
 	if err := p.server.Serve(); err != nil { // returns once it serves
 		p.t.Fatal(err)
+	}
+	p.end = accept(p.server, tls.NewListener(inner, p.config))
+}
+
+// accept serves connections until what it returns is called. mochi's own listener takes them
+// while its server closes, which races.
+func accept(server *mochi.Server, listener net.Listener) (stop func()) {
+	var accepting, serving sync.WaitGroup
+	var conns sync.Map
+	accepting.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conns.Store(conn, nil)
+			serving.Go(func() {
+				defer conns.Delete(conn)
+				defer conn.Close()
+				_ = server.EstablishConnection("tls", conn) // how it ends is the tests' business
+			})
+		}
+	})
+	return func() {
+		listener.Close()
+		accepting.Wait()
+		conns.Range(func(conn, _ any) bool { conn.(net.Conn).Close(); return true })
+		serving.Wait()
+		_ = server.Close()
 	}
 }
 
 func (p *peer) stop() {
-	if p.server != nil { // mochi panics when closed twice
-		_ = p.server.Close()
-		p.server = nil
+	if p.end != nil { // mochi panics when closed twice
+		p.end()
+		p.end = nil
 	}
 }
 

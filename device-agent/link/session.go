@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
+	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/hub/protocol"
 )
@@ -47,7 +49,9 @@ type session struct {
 	conn      *conn
 	handshake Handshake
 
+	leaf           *x509.Certificate       // the device's, by which the connection is
 	notices        chan protocol.TLSNotice // capacity 1; never closed
+	renewals       chan struct{}           // likewise
 	unacknowledged atomic.Int32
 	once           sync.Once
 	lost           chan struct{} // closed by end
@@ -99,7 +103,10 @@ func dial(ctx context.Context, config *Config, o *offer) (*session, error) {
 	if err != nil {
 		return nil, a.explain(&dialError{err})
 	}
-	s := &session{config: config, id: o.cred.Identity.ID, notices: make(chan protocol.TLSNotice, 1), lost: make(chan struct{})}
+	s := &session{
+		config: config, id: o.cred.Identity.ID, leaf: o.cred.Leaf, lost: make(chan struct{}),
+		notices: make(chan protocol.TLSNotice, 1), renewals: make(chan struct{}, 1),
+	}
 	started := time.Now()
 	opts, err := s.options()
 	if err != nil {
@@ -227,7 +234,18 @@ func (s *session) forgo() {
 // Ask subscribes to what the hub has to say about the device's TLS, and
 // returns once the hub has confirmed that.
 func (s *session) Ask(ctx context.Context) error {
-	token := s.client.Subscribe(protocol.System(s.id, protocol.NoticeTLS), 0, s.heard)
+	return s.subscribe(ctx, protocol.NoticeTLS, s.heard)
+}
+
+// Listen subscribes to the hub's asking for a renewal, and returns once the hub has
+// confirmed that.
+func (s *session) Listen(ctx context.Context) error {
+	return s.subscribe(ctx, protocol.NoticeRenewal, s.heardRenewal)
+}
+
+// subscribe subscribes to what the hub itself tells the device about one thing.
+func (s *session) subscribe(ctx context.Context, what string, heard mqtt.MessageHandler) error {
+	token := s.client.Subscribe(protocol.System(s.id, what), 0, heard)
 	timer := time.NewTimer(s.config.AckTimeout)
 	defer timer.Stop()
 	select {
@@ -255,6 +273,27 @@ func (s *session) heard(_ mqtt.Client, m mqtt.Message) {
 	default: // one that says the same waits
 	}
 }
+
+// heardRenewal passes on that the hub wants the certificate of this connection renewed. It
+// runs in paho's goroutine and doesn't block. What was said of another certificate is
+// over: the notice is retained.
+func (s *session) heardRenewal(_ mqtt.Client, m mqtt.Message) {
+	n, err := protocol.ParseRenewalNotice(m.Payload())
+	switch {
+	case err != nil:
+		s.config.Log.Warn("the hub's notice about the renewal can't be read", "err", err)
+		return
+	case n.Certificate != identity.Fingerprint(s.leaf):
+		return
+	}
+	select {
+	case s.renewals <- struct{}{}:
+	default: // one that says the same waits
+	}
+}
+
+// Renewals gives the hub's asking for a renewal, which Listen subscribes to.
+func (s *session) Renewals() <-chan struct{} { return s.renewals }
 
 // Notices gives what the hub has answered to Ask.
 func (s *session) Notices() <-chan protocol.TLSNotice { return s.notices }

@@ -88,6 +88,9 @@ const checkEvery = time.Hour
 // leastApart is the time between two renewals, however short-lived what comes is.
 const leastApart = time.Minute
 
+// longestSpread bounds how long after the hub has asked for it the certificate is renewed.
+const longestSpread = time.Hour
+
 // New returns a loop that doesn't run yet.
 func New(config Config) *Loop {
 	if config.Now == nil {
@@ -122,6 +125,31 @@ func (l *Loop) Ask() {
 	l.asked = true
 	l.mu.Unlock()
 	l.poke()
+}
+
+// AskSoon is told that the hub asks for a renewal. Many devices may be told at the same
+// time, so it comes within a 256th of the certificate's lifetime, an hour at most.
+func (l *Loop) AskSoon(leaf *x509.Certificate) {
+	spread := min(leaf.NotAfter.Sub(leaf.NotBefore)/256, longestSpread)
+	at := l.config.Now().Add(rand.N(max(spread, 1)))
+	l.mu.Lock()
+	known := l.asked
+	if !known {
+		l.asked = true
+		l.retry = maxTime(l.retry, at)
+	}
+	l.mu.Unlock()
+	if !known {
+		l.config.Log.Info("the hub asks for the certificate to be renewed", "until", leaf.NotAfter)
+		l.poke()
+	}
+}
+
+func maxTime(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func (l *Loop) poke() {

@@ -143,6 +143,31 @@ func run(t *testing.T, l *Loop) (stop func()) {
 	return func() { cancel(); group.Wait() }
 }
 
+func TestHubsAskingIsFollowedWithinASpread(t *testing.T) {
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBoard(t, time.Now(), 300*24*time.Hour)
+			l := b.loop()
+			defer run(t, l)()
+			time.Sleep(24 * time.Hour)
+			keys, err := keystore.Open(b.dir)
+			b.must(err)
+			l.AskSoon(keys.Credentials().Leaf)
+			l.AskSoon(keys.Credentials().Leaf) // it is retained, and heard at each connect
+			time.Sleep(longestSpread)
+			synctest.Wait()
+			if n, _ := b.counts(); n != 1 {
+				t.Errorf("renewed %d times within an hour of being asked", n)
+			}
+			l.Taken()
+			time.Sleep(24 * time.Hour)
+			if n, _ := b.counts(); n != 1 {
+				t.Errorf("renewed %d times for one asking", n)
+			}
+		})
+	}
+}
+
 func TestRenewsWhenDueAndNotBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBoard(t, time.Now(), 300*24*time.Hour)

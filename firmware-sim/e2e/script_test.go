@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/fleethub/fleethub/certs/tpm"
+	"github.com/fleethub/fleethub/certs/tpm/tpmtest"
 )
 
 // TestStories runs the scripts in testdata. Besides testscript's own commands they have these:
@@ -23,6 +26,8 @@ import (
 //	stop NAME [CODE]               SIGTERM, and NAME must end with CODE (0)
 //	ended NAME CODE                NAME must end by itself with CODE
 //	kill9 NAME                     pull the plug
+//	tpm NAME                       a TPM of its own (swtpm): $NAME is its address, $NAME_EK its endorsement key's SHA-256
+//	address NAME                   $NAME is a free HOST:PORT of this machine
 //
 // The background programs of a script are killed at its end.
 func TestStories(t *testing.T) {
@@ -43,6 +48,8 @@ func TestStories(t *testing.T) {
 			"stop":       stop,
 			"ended":      ended,
 			"kill9":      kill9,
+			"address":    address,
+			"tpm":        func(ts *testscript.TestScript, neg bool, args []string) { aTPM(t, ts, neg, args) },
 		},
 	})
 }
@@ -172,6 +179,26 @@ func end(ts *testscript.TestScript, args []string, how func(*process) (int, erro
 		ts.Fatalf("%s ended with exit code %d, want %d; it printed:\n%s", args[0], got, want, p.output())
 	}
 	delete(running(ts), args[0])
+}
+
+func address(ts *testscript.TestScript, neg bool, args []string) {
+	need(ts, !neg && len(args) == 1, "address NAME")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Setenv(args[0], l.Addr().String())
+	ts.Check(l.Close())
+}
+
+// aTPM lives until the end of all scripts.
+func aTPM(t *testing.T, ts *testscript.TestScript, neg bool, args []string) {
+	need(ts, !neg && len(args) == 1, "tpm NAME")
+	at := tpmtest.Start(t).Address()
+	chip, err := tpm.Open(at)
+	ts.Check(err)
+	e, err := chip.Endorsement()
+	ts.Check(err)
+	ts.Setenv(args[0], at)
+	ts.Setenv(args[0]+"_EK", e.Hash())
 }
 
 func kill9(ts *testscript.TestScript, neg bool, args []string) {

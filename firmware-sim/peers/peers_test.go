@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -31,7 +32,7 @@ var withPeers = flag.Bool("peers", false, "run foreign brokers beside the hub")
 const bareFolder = "PEERS_BARE"
 
 func TestMain(m *testing.M) {
-	for folder, serve := range map[string]func(dir string) error{bareFolder: serveBare, mochiFolder: serveMochi} {
+	for folder, serve := range map[string]func(dir string) error{bareFolder: serveBare, mochiFolder: serveMochi, bystanderFile: serveBystanders} {
 		if dir := os.Getenv(folder); dir != "" {
 			if err := serve(dir); err != nil {
 				fmt.Fprintln(os.Stderr, folder, err)
@@ -267,20 +268,32 @@ func (s *site) launch(b *testing.B) (peer, func(os.Signal)) {
 	}
 	cmd := start(b, nil, env, filepath.Join(s.bin, "hub"), "serve", "--dir", dir, "--mqtt-addr", "127.0.0.1:0", "--https-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0")
 	pid := fmt.Sprintf(`"pid":%d,`, cmd.Process.Pid)
-	var addr string
 	await(b, "the hub", func() bool {
 		data, err := os.ReadFile(filepath.Join(dir, "run/hub.json"))
-		if err != nil || !strings.Contains(string(data), pid) {
-			return false
-		}
-		_, rest, _ := strings.Cut(string(data), `"mqtt":"`)
-		addr, _, _ = strings.Cut(rest, `"`)
-		return addr != ""
+		return err == nil && strings.Contains(string(data), pid)
 	})
-	return peer{"hub", addr, cmd.Process.Pid}, func(how os.Signal) {
+	return peer{"hub", s.endpoint(b, "mqtt"), cmd.Process.Pid}, func(how os.Signal) {
 		cmd.Process.Signal(how)
 		cmd.Wait()
 	}
+}
+
+// endpoint returns an address of the running hub: mqtt, https or metrics.
+func (s *site) endpoint(b *testing.B, which string) string {
+	b.Helper()
+	data, err := os.ReadFile(filepath.Join(s.dir, "hub", "run/hub.json"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	var addresses map[string]any
+	if err := json.Unmarshal(data, &addresses); err != nil {
+		b.Fatal(err)
+	}
+	addr, ok := addresses[which].(string)
+	if !ok || addr == "" {
+		b.Fatalf("run/hub.json says no %s address", which)
+	}
+	return addr
 }
 
 // bare starts the bare crypto/tls server.

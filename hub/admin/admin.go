@@ -1,56 +1,23 @@
 // Package admin is the operator's HTTPS API and its client.
 //
-//	GET  /v1/devices?select=&after=&limit=  a page of records with live sessions
-//	GET  /v1/devices/{id}
-//	GET  /v1/devices/{id}/why              why its connections failed, in words
-//	GET  /v1/anomalies?device=             devices that behaved as devices don't, newest first
-//	GET  /v1/why                           the same to the device itself (see WhyHandler)
-//	POST /v1/devices/{id}/suspend          {"note": "…"} → receipt
-//	POST /v1/devices/{id}/resume           {"note": "…"} → record
-//	POST /v1/devices/{id}/revoke           {"reason": "keyCompromise", "confirm": true} → plan, or receipt if confirmed
-//	POST /v1/devices/{id}/retire           {"confirm": true} → likewise
-//	POST /v1/devices/{id}/replace          {"by": "pi-2", "confirm": true} → likewise
-//	POST /v1/devices/{id}/reinstate        {"note": "…", "confirm": true} → record with the leave to come back
-//	POST /v1/devices/{id}/label            {"labels": {"site": "north"}} → how many were changed
-//	POST /v1/selections/{verb}             {"select": "…", "confirm": true, "count": 240} → plan, receipt or proposal;
-//	                                       suspend, resume, revoke, retire, label
-//	GET  /v1/proposals                     orders that wait for a second operator
-//	POST /v1/proposals/{id}/approve        {"count": 240} → receipt
-//	POST /v1/proposals/{id}/withdraw       {"note": "…"} → what was withdrawn
-//	GET  /v1/receipts?after=&limit=
-//	GET  /v1/receipts/{id}
-//	GET  /v1/receipts/{id}/signed          the same as a JWS
-//	POST /v1/manifests                     a signed manifest → import report
-//	GET  /v1/watch?filter=                 messages as they arrive, one JSON object a line
-//	GET  /v1/audit?after=&limit=&device=&actor=&action=&subject=&outcome=&receipt=&since=&until=
-//	GET  /v1/audit/head                    the log's end, to keep elsewhere
-//	GET  /v1/audit/verify                  the whole log, held against its hashes and the receipts
-//	GET  /v1/audit/export?after=           the log with its hashes, one JSON object a line
-//	GET  /v1/messages?filter=&from=&limit=&wait=  a page of what devices sent; 410 says from where on it is kept
-//	GET  /v1/consumers                     the named places in what devices sent
-//	GET  /v1/consumers/{name}
-//	PUT  /v1/consumers/{name}              {"next": 1234, "filter": "d/#"} or {"from": "-1h"}; If-Match: "NEXT", or
-//	                                       If-None-Match: * for a new one
-//	DELETE /v1/consumers/{name}            If-Match: "NEXT"
-//	GET  /v1/sinks                         webhooks, how far they have come and what keeps them
-//	GET  /v1/backup                        a tar file of everything but keys
-//	GET  /v1/issuers                       issuing CAs trusted now
-//	GET  /v1/issuers/{name}/removal        who would break without it
-//	POST /v1/issuers/{name}/remove         {"reason": "…", "confirm": true} → plan, or receipt if confirmed
-//	POST /v1/issuers/{name}/revoke         {"reason": "cACompromise", "confirm": true, "count": 240}: its devices, too
-//	GET  /v1/policy                        which policy is in force
-//	POST /v1/policy/reload                 {"reason": "…"} → which, and the subscriptions that it removed; 422 for a bad file
-//	GET  /v1/policy/explain?role=&id=&action=&topic=  a decision, and why it is so
-//	GET  /v1/crls                          revocation lists, the hub's own and foreign issuers'
-//	GET  /v1/crls/{name}                   one of the hub's own as it is signed
-//	POST /v1/crls                          a foreign issuer's list → whom it cut off
-//	GET  /v1/tickets                       TLS ticket keys and what became of tickets
-//	POST /v1/tickets/rotate                {"drop": true} → the same, after
+// Every endpoint is a row of the table in table.go: method and path, the role that it takes,
+// its parameters, the Go types of what it takes and gives, and the function that does the
+// work. The mux, the check of the role, the strictness about parameters and the OpenAPI 3.1
+// document (GET /openapi.json, which is where to read what there is) are all made from that
+// row. What holds for every endpoint:
 //
-// Every request is made by an operator's certificate (POST /v1/manifests also by that of
-// the station that made the manifest): the handler verifies the peer of
-// each request itself, whatever the TLS configuration in front of it admits, and each
-// endpoint demands a role (Role) of it. Errors are problem details (RFC 9457).
+//   - A request is made by an operator's certificate, or by a token of the OpenID provider that
+//     the hub is told of (POST /v1/manifests also by the certificate of the station that made
+//     the manifest, GET /v1/why by a device's). The handler verifies that for each request
+//     itself, whatever the TLS configuration in front of it admits, and each endpoint demands
+//     a role (Role).
+//   - Errors are problem details (RFC 9457).
+//   - What changes something for good is rehearsed without "confirm": true.
+//   - Lists come in pages: after, limit, and next in the body and in the Link header (RFC 8288).
+//   - The answer to a GET has a strong entity tag. An order for one device may say by If-Match
+//     which record it is about: of two operators who have seen the same, one is first, and the
+//     other is told so (412).
+//   - A POST may have an Idempotency-Key, under which it is carried out once (see api.once).
 package admin
 
 import (
@@ -59,11 +26,12 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
-	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/manifest"
 	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/certs/revocation"
 	"github.com/fleethub/fleethub/hub/consumer"
 	"github.com/fleethub/fleethub/hub/fleet"
 	"github.com/fleethub/fleethub/hub/registry"
@@ -72,9 +40,10 @@ import (
 
 // Limits of one request and of the server.
 const (
-	maxBody     = 64 << 10         // of a JSON body, in bytes
-	maxManifest = manifest.MaxSize // of a manifest, in bytes
-	maxWatches  = 64               // streams at a time
+	maxBody     = 64 << 10                       // of a JSON body, in bytes
+	maxManifest = manifest.MaxSize               // of a manifest, in bytes
+	maxList     = revocation.MaxListSize * 3 / 2 // of a revocation list, of which PEM is a third longer
+	maxWatches  = 64                             // streams at a time
 
 	readHeaderTimeout = 10 * time.Second
 	readTimeout       = 2 * time.Minute // a large manifest over a slow line
@@ -91,6 +60,9 @@ const ManifestMediaType = "application/jose"
 type Config struct {
 	Fleet    *fleet.Fleet
 	Verifier *mtls.Verifier // decides whose certificate is an operator's
+
+	// Tokens judges bearer tokens instead of certificates. Nil: none are taken.
+	Tokens *Tokens
 
 	// Watch calls deliver for each message that matches an MQTT topic filter, from
 	// any goroutine, until ctx ends; then it returns. Deliver doesn't block; the
@@ -128,8 +100,13 @@ type Config struct {
 	TicketStats *ticket.Stats // required with Tickets
 	Started     time.Time     // when TicketStats began to count
 
-	Log       *slog.Logger  // nil: nothing is logged
-	Heartbeat time.Duration // of a watch without messages; 0: 15 seconds
+	// Answers keeps what was answered under idempotency keys. Nil: it is kept in memory,
+	// and a restart of the hub forgets it.
+	Answers Answers
+
+	Now       func() time.Time // nil: time.Now
+	Log       *slog.Logger     // nil: nothing is logged
+	Heartbeat time.Duration    // of a watch without messages; 0: 15 seconds
 }
 
 // api is the handler. Its fields are set once.
@@ -138,6 +115,10 @@ type api struct {
 	mux     *http.ServeMux
 	routes  []route      // of the mux, for those who must know them all
 	handler http.Handler // mux behind what every request passes
+
+	description func() ([]byte, error) // the OpenAPI document of routes, made when it is asked for first
+
+	keys    *keyring
 	watches chan struct{}
 	reads   chan struct{}   // one for each request for messages
 	drain   context.Context // ends when the server shuts down
@@ -176,6 +157,9 @@ func newAPI(config Config, drain context.Context) *api {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
+	if config.Now == nil {
+		config.Now = time.Now
+	}
 	if config.Heartbeat <= 0 {
 		config.Heartbeat = 15 * time.Second
 	}
@@ -186,107 +170,21 @@ func newAPI(config Config, drain context.Context) *api {
 		config.Handshakes = func(string) (Handshakes, bool) { return Handshakes{}, false }
 	}
 	a := &api{config: config, mux: http.NewServeMux(), watches: make(chan struct{}, maxWatches), reads: make(chan struct{}, maxReads), drain: drain}
-	a.handle("GET /v1/devices", Viewer, a.listDevices)
-	a.handle("GET /v1/devices/{id}", Viewer, a.showDevice)
-	a.handle("POST /v1/devices/{id}/suspend", Operator, a.suspendDevice)
-	a.handle("POST /v1/devices/{id}/resume", Operator, a.resumeDevice)
-	a.handle("POST /v1/devices/{id}/revoke", Operator, a.end(fleet.VerbRevoke))
-	a.handle("POST /v1/devices/{id}/retire", Operator, a.end(fleet.VerbRetire))
-	a.handle("POST /v1/devices/{id}/replace", Operator, a.end(fleet.VerbReplace))
-	a.handle("POST /v1/devices/{id}/reinstate", Admin, a.reinstateDevice)
-	a.handle("POST /v1/devices/{id}/label", Operator, a.labelDevice)
-	for _, verb := range []fleet.Verb{fleet.VerbSuspend, fleet.VerbResume, fleet.VerbRevoke, fleet.VerbRetire} {
-		a.handle("POST /v1/selections/"+string(verb), Operator, a.selection(verb))
-	}
-	a.handle("POST /v1/selections/label", Operator, a.labelSelection)
-	a.handle("GET /v1/proposals", Viewer, a.listProposals)
-	a.handle("POST /v1/proposals/{id}/approve", Operator, a.approveProposal)
-	a.handle("POST /v1/proposals/{id}/withdraw", Operator, a.withdrawProposal)
-	a.handle("GET /v1/receipts", Viewer, a.listReceipts)
-	a.handle("GET /v1/receipts/{id}", Viewer, a.showReceipt)
-	a.handle("GET /v1/receipts/{id}/signed", Viewer, a.signedReceipt)
-	a.handle("POST /v1/manifests", Operator, a.importManifest)
-	a.handle("GET /v1/watch", Viewer, a.watch)
-	a.handle("GET /v1/audit", Viewer, a.listAudit)
-	a.handle("GET /v1/audit/head", Viewer, a.auditHead)
-	a.handle("GET /v1/audit/verify", Viewer, a.verifyAudit)
-	a.handle("GET /v1/audit/export", Viewer, a.exportAudit)
-	if config.Consumers != nil {
-		a.handle("GET /v1/messages", Viewer, a.listMessages)
-		a.handle("GET /v1/consumers", Viewer, a.listConsumers)
-		a.handle("GET /v1/consumers/{name}", Viewer, a.showConsumer)
-		a.handle("PUT /v1/consumers/{name}", Operator, a.putConsumer)
-		a.handle("DELETE /v1/consumers/{name}", Operator, a.deleteConsumer)
-		a.handle("GET /v1/sinks", Viewer, a.listSinks)
-	}
-	if config.Backup != nil {
-		a.handle("GET /v1/backup", Admin, a.backup)
-	}
-	if config.Issuers != nil {
-		a.handle("GET /v1/issuers", Viewer, a.listIssuers)
-		a.handle("GET /v1/issuers/{name}/removal", Viewer, a.planIssuerRemoval)
-		a.handle("POST /v1/issuers/{name}/remove", Admin, a.removeIssuer)
-		a.handle("POST /v1/issuers/{name}/revoke", Admin, a.revokeIssuer)
-	}
-	if config.Policies != nil {
-		a.handle("GET /v1/policy", Viewer, a.showPolicy)
-		a.handle("GET /v1/policy/explain", Viewer, a.explainPolicy)
-		a.handle("POST /v1/policy/reload", Admin, a.reloadPolicy)
-	}
-	if config.Why != nil {
-		a.handle("GET /v1/devices/{id}/why", Viewer, a.why)
-	}
-	if config.Anomalies != nil {
-		a.handle("GET /v1/anomalies", Viewer, a.listAnomalies)
-	}
-	if config.Lists != nil {
-		a.handle("GET /v1/crls", Viewer, a.showLists)
-		a.handle("GET /v1/crls/{name}", Viewer, a.showList)
-		a.handle("POST /v1/crls", Operator, a.importList)
-	}
-	if config.Tickets != nil {
-		a.handle("GET /v1/tickets", Viewer, a.showTickets)
-		a.handle("POST /v1/tickets/rotate", Admin, a.rotateTickets)
-	}
+	a.keys = newKeyring(config)
+	a.add(a.table())
+	a.description = sync.OnceValues(a.describeRoutes)
 
 	// A browser that holds an operator's certificate must not lend it to other sites.
 	crossOrigin := http.NewCrossOriginProtection()
 	crossOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		writeProblem(w, problem(http.StatusForbidden, "cross-origin", "the request comes from another web site"))
 	}))
-	a.handler = crossOrigin.Handler(http.HandlerFunc(a.route))
+	a.handler = crossOrigin.Handler(http.HandlerFunc(a.dispatch))
 	return a
 }
 
-// peerKey is the context key of the verified operator.
-type peerKey struct{}
-
-// ServeHTTP admits operators, and stations with their manifests, and nobody else.
-func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if a.config.Fleet == nil || a.config.Verifier == nil || r.TLS == nil {
-		a.deny(w, r, "the API is not set up to recognize operators")
-		return
-	}
-	if a.serveStation(w, r) {
-		return
-	}
-	peer, err := a.config.Verifier.Verify(*r.TLS, identity.RoleOperator)
-	if err != nil {
-		a.deny(w, r, err.Error())
-		return
-	}
-	a.handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), peerKey{}, peer)))
-}
-
-func (a *api) deny(w http.ResponseWriter, r *http.Request, why string) {
-	a.config.Log.Warn("API request refused", "address", r.RemoteAddr, "method", r.Method, "path", r.URL.Path, "reason", why)
-	writeProblem(w, problem(http.StatusForbidden, codeDenied, "an operator's certificate is required: "+why))
-}
-
-// route serves the request, with the mux's own refusals as problems, too.
-func (a *api) route(w http.ResponseWriter, r *http.Request) {
+// dispatch serves the request, with the mux's own refusals as problems, too.
+func (a *api) dispatch(w http.ResponseWriter, r *http.Request) {
 	handler, pattern := a.mux.Handler(r)
 	if pattern != "" {
 		a.mux.ServeHTTP(w, r)
@@ -312,12 +210,6 @@ type statusRecorder struct {
 func (s *statusRecorder) Header() http.Header         { return s.header }
 func (s *statusRecorder) WriteHeader(status int)      { s.status = status }
 func (s *statusRecorder) Write(p []byte) (int, error) { return len(p), nil }
-
-// actor is who the audit log names for the request.
-func actor(r *http.Request) fleet.Actor {
-	peer := r.Context().Value(peerKey{}).(mtls.Peer) // set by ServeHTTP, or we aren't here
-	return fleet.Actor{Name: peer.Identity.String(), Address: r.RemoteAddr}
-}
 
 // Session is a device's live connection.
 type Session struct {

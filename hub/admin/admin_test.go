@@ -61,6 +61,7 @@ const (
 	operatorsOnly policy = iota
 	anyCertificate
 	noCertificateNeeded
+	certificateOptional
 )
 
 func newHub(t *testing.T, p policy, change func(*Config)) *hub {
@@ -98,6 +99,9 @@ func newHubOver(t *testing.T, p policy, change func(*Config), tell func(*fleet.C
 		},
 	}
 	config := mtls.ServerConfig(options)
+	if p == certificateOptional {
+		config.ClientAuth = tls.RequestClientCert
+	}
 	if p == noCertificateNeeded {
 		config.ClientAuth = tls.NoClientCert
 	}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/fleethub/fleethub/hub/fleet"
 	"github.com/fleethub/fleethub/hub/registry"
 )
 
@@ -16,18 +17,12 @@ type AuditPage = registry.AuditPage
 // exportChunk is how many lines of the audit log are read in one transaction.
 const exportChunk = 2000
 
-func (a *api) listAudit(w http.ResponseWriter, r *http.Request) {
+func (a *api) listAudit(r *http.Request) (AuditPage, error) {
 	q, err := auditQuery(r)
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return AuditPage{}, err
 	}
-	page, err := a.config.Fleet.Audit(r.Context(), q)
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, page)
+	return a.config.Fleet.Audit(r.Context(), q)
 }
 
 func auditQuery(r *http.Request) (q registry.AuditQuery, err error) {
@@ -56,22 +51,12 @@ func auditQuery(r *http.Request) (q registry.AuditQuery, err error) {
 	return q, nil
 }
 
-func (a *api) auditHead(w http.ResponseWriter, r *http.Request) {
-	head, err := a.config.Fleet.AuditHead(r.Context())
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, head)
+func (a *api) auditHead(r *http.Request) (registry.AuditHead, error) {
+	return a.config.Fleet.AuditHead(r.Context())
 }
 
-func (a *api) verifyAudit(w http.ResponseWriter, r *http.Request) {
-	verification, err := a.config.Fleet.VerifyAudit(r.Context())
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, verification)
+func (a *api) verifyAudit(r *http.Request) (fleet.Verification, error) {
+	return a.config.Fleet.VerifyAudit(r.Context())
 }
 
 // AuditExportLine is one line of an exported audit log: a record as it is stored, or, as

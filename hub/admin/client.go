@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -40,6 +41,7 @@ const (
 	requestTimeout = 30 * time.Second
 	importTimeout  = readTimeout + writeTimeout
 	silenceTimeout = 60 * time.Second // of a watch: four heartbeats
+	progressPause  = time.Second      // before it is asked again for the answer to a request under way
 )
 
 // Limits of what the client reads.
@@ -52,6 +54,7 @@ const (
 // concurrent use.
 type Client struct {
 	base    string
+	token   string // beside no certificate; "": there is a certificate
 	http    *http.Client
 	silence time.Duration
 }
@@ -59,16 +62,33 @@ type Client struct {
 // NewClient returns a client of the hub at an URL such as https://hub.example:8443. It
 // connects at the first request.
 func NewClient(baseURL string, credentials mtls.Credentials) (*Client, error) {
+	return newClient(baseURL, mtls.ClientOptions{Certificate: credentials.Certificate, Roots: credentials.Roots})
+}
+
+// NewTokenClient is NewClient for an operator with a token of the OpenID provider that the hub
+// is told of, in place of a certificate. Roots are what it holds the hub against.
+func NewTokenClient(baseURL string, roots []*x509.Certificate, token string) (*Client, error) {
+	if token == "" || strings.Trim(token, compact) != "" {
+		return nil, errors.New("the token is no JWT in compact form: three parts of letters, digits, - and _, joined by dots")
+	}
+	c, err := newClient(baseURL, mtls.ClientOptions{Roots: roots})
+	if err != nil {
+		return nil, err
+	}
+	c.token = token
+	return c, nil
+}
+
+func newClient(baseURL string, options mtls.ClientOptions) (*Client, error) {
 	u, err := url.Parse(baseURL)
 	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
 		return nil, fmt.Errorf("the hub's URL %.200q is not of the form https://HOST:PORT", baseURL)
 	}
+	options.ServerName = u.Hostname()
 	transport := &http.Transport{
-		Proxy:       http.ProxyFromEnvironment,
-		DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext,
-		TLSClientConfig: mtls.ClientConfig(mtls.ClientOptions{
-			Certificate: credentials.Certificate, Roots: credentials.Roots, ServerName: u.Hostname(),
-		}),
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig:        mtls.ClientConfig(options),
 		TLSHandshakeTimeout:    2 * dialTimeout,
 		ResponseHeaderTimeout:  writeTimeout,
 		IdleConnTimeout:        requestTimeout,
@@ -96,8 +116,7 @@ func (c *Client) Import(ctx context.Context, manifest []byte) (fleet.ImportRepor
 
 // Issuers returns the issuing CAs that the hub trusts, in order of name.
 func (c *Client) Issuers(ctx context.Context) ([]Issuer, error) {
-	list, err := get[IssuerList](ctx, c, "/v1/issuers", nil)
-	return list.Issuers, err
+	return all(ctx, c, "/v1/issuers", nil, func(l IssuerList) ([]Issuer, string) { return l.Issuers, l.Next })
 }
 
 // PlanIssuerRemoval returns what RemoveIssuer would do, and changes nothing. An unknown
@@ -190,6 +209,7 @@ type call struct {
 	contentType  string
 	header       http.Header // more of it; nil: none
 	timeout      time.Duration
+	key          string // of idempotency; "": none
 }
 
 func get[T any](ctx context.Context, c *Client, path string, query url.Values) (T, error) {
@@ -211,9 +231,19 @@ func postWithin[T any](ctx context.Context, c *Client, timeout time.Duration, pa
 }
 
 func exchange[T any](ctx context.Context, c *Client, request call) (T, error) {
-	var answer T
 	ctx, cancel := context.WithTimeout(ctx, request.timeout)
 	defer cancel()
+	if request.method == http.MethodPost {
+		request.key = rand.Text()
+	}
+	answer, err := exchangeOnce[T](ctx, c, request)
+	if wasCut(err) { // while the answer was read
+		answer, err = exchangeOnce[T](ctx, c, request)
+	}
+	return answer, err
+}
+
+func exchangeOnce[T any](ctx context.Context, c *Client, request call) (answer T, err error) {
 	response, err := c.send(ctx, request)
 	if err != nil {
 		return answer, err
@@ -225,31 +255,58 @@ func exchange[T any](ctx context.Context, c *Client, request call) (T, error) {
 	return answer, nil
 }
 
+// wasCut reports whether the connection ended under a request.
+func wasCut(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
 // send returns the response if it is a success; the caller closes its body.
 //
-// A connection that was cut is tried once more, since every verb may be repeated (an order
-// for many has an ID, under which it is carried out once): in
-// TLS 1.3 a hub that refuses our certificate closes while we write the request, and
-// the write may fail before the alert that says why is read.
+// A connection that was cut is tried once more, since every verb may be repeated (a POST
+// has an idempotency key, under which it is carried out once, and a PUT or DELETE says what it
+// expects to find): the hub was restarted, or, in
+// TLS 1.3, it refuses our certificate and closes while we write the request, and
+// the write may fail before the alert that says why is read. If the hub is still at the
+// first of the two, the second waits for its answer.
 func (c *Client) send(ctx context.Context, r call) (*http.Response, error) {
 	response, err := c.roundTrip(ctx, r)
-	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) {
+	if wasCut(err) {
 		response, err = c.roundTrip(ctx, r)
 	}
-	if err != nil {
-		return nil, c.explain(ctx, err)
+	for {
+		if err != nil {
+			return nil, c.explain(ctx, err)
+		}
+		refusal := c.refusal(response)
+		if refusal == nil {
+			return response, nil
+		}
+		if p, ok := errors.AsType[*Problem](refusal); !ok || p.Type != problemType+codeInProgress {
+			return nil, refusal
+		}
+		select {
+		case <-time.After(progressPause):
+		case <-ctx.Done():
+			return nil, refusal
+		}
+		response, err = c.roundTrip(ctx, r)
 	}
+}
+
+// refusal is the error that a response is, nil if it is a success. It closes the body of the
+// former.
+func (c *Client) refusal(response *http.Response) error {
 	if response.StatusCode == http.StatusOK {
-		return response, nil
+		return nil
 	}
 	defer response.Body.Close()
 	var p Problem
 	media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	if media == problemMediaType && json.NewDecoder(io.LimitReader(response.Body, maxBody)).Decode(&p) == nil && p.Detail != "" {
 		p.Status = response.StatusCode
-		return nil, &p
+		return &p
 	}
-	return nil, fmt.Errorf("%s answered %s, not as a hub does; name the hub's HTTPS address with --hub", c.base, response.Status)
+	return fmt.Errorf("%s answered %s, not as a hub does; name the hub's HTTPS address with --hub", c.base, response.Status)
 }
 
 func (c *Client) roundTrip(ctx context.Context, r call) (*http.Response, error) {
@@ -262,6 +319,12 @@ func (c *Client) roundTrip(ctx context.Context, r call) (*http.Response, error) 
 		return nil, err
 	}
 	maps.Copy(request.Header, r.header)
+	if c.token != "" {
+		request.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	if r.key != "" {
+		request.Header.Set(keyHeader, `"`+r.key+`"`)
+	}
 	if r.contentType != "" {
 		request.Header.Set("Content-Type", r.contentType)
 	}
@@ -277,7 +340,7 @@ func (c *Client) explain(ctx context.Context, err error) error {
 		err = e.Err
 	}
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" { // a TLS alert
-		return fmt.Errorf("%w: the hub at %s refused this operator certificate (%w); its log says why", ErrDenied, c.base, e.Err)
+		return fmt.Errorf("%w: the hub at %s refused this operator certificate (%w): its log says why, and whether that is its HTTPS port", ErrDenied, c.base, e.Err)
 	}
 	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		if invalid, ok := errors.AsType[x509.CertificateInvalidError](e.Err); ok && invalid.Reason == x509.Expired {
@@ -287,6 +350,9 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%w at %s in time", ErrUnreachable, c.base)
+	}
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		return fmt.Errorf("%w at %s, and what listens there doesn't speak TLS: is it another port than the hub's for HTTPS (8443)?", ErrUnreachable, c.base)
 	}
 	return fmt.Errorf("%w at %s (%w); start it with `hub serve --dir DIR` or name another with --hub", ErrUnreachable, c.base, err)
 }

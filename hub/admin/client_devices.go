@@ -57,6 +57,11 @@ func (c *Client) Resume(ctx context.Context, id, note string) (Device, error) {
 	return post[Device](ctx, c, devicePath(id, "/resume"), change{Note: note})
 }
 
+// ApproveDevice lets a quarantined device in.
+func (c *Client) ApproveDevice(ctx context.Context, id, note string) (Device, error) {
+	return post[Device](ctx, c, devicePath(id, "/approve"), change{Note: note})
+}
+
 // PlanRevoke returns what Revoke would do, and changes nothing.
 func (c *Client) PlanRevoke(ctx context.Context, id string, reason revocation.Reason) (RevokePlan, error) {
 	return c.PlanEnd(ctx, EndRequest{Device: id, Verb: fleet.VerbRevoke, Reason: reason})

@@ -38,7 +38,13 @@ func (c *Client) Messages(ctx context.Context, q MessageQuery) (consumer.Page, e
 
 // Consumers returns every consumer.
 func (c *Client) Consumers(ctx context.Context) (ConsumerList, error) {
-	return get[ConsumerList](ctx, c, "/v1/consumers", nil)
+	var list ConsumerList
+	consumers, err := all(ctx, c, "/v1/consumers", nil, func(l ConsumerList) ([]consumer.Consumer, string) {
+		list = l
+		return l.Consumers, l.Next
+	})
+	list.Consumers = consumers
+	return list, err
 }
 
 // Consumer returns a consumer, or an error that matches ErrNotFound.
@@ -80,8 +86,7 @@ func (c *Client) changeConsumer(ctx context.Context, method, name string, place 
 
 // Sinks returns every webhook.
 func (c *Client) Sinks(ctx context.Context) ([]consumer.SinkStatus, error) {
-	list, err := get[SinkList](ctx, c, "/v1/sinks", nil)
-	return list.Sinks, err
+	return all(ctx, c, "/v1/sinks", nil, func(l SinkList) ([]consumer.SinkStatus, string) { return l.Sinks, l.Next })
 }
 
 func consumerPath(name string) string { return "/v1/consumers/" + url.PathEscape(name) }

@@ -18,8 +18,7 @@ import (
 
 // Proposals returns the orders that wait for a second operator.
 func (c *Client) Proposals(ctx context.Context) ([]fleet.Proposal, error) {
-	list, err := get[ProposalList](ctx, c, "/v1/proposals", nil)
-	return list.Proposals, err
+	return all(ctx, c, "/v1/proposals", nil, func(l ProposalList) ([]fleet.Proposal, string) { return l.Proposals, l.Next })
 }
 
 // Approve carries out another operator's proposal for so many devices.

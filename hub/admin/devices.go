@@ -15,153 +15,119 @@ import (
 	"github.com/fleethub/fleethub/hub/registry"
 )
 
-func (a *api) listDevices(w http.ResponseWriter, r *http.Request) {
+func (a *api) listDevices(r *http.Request) (DevicePage, error) {
 	after := r.FormValue("after")
 	if after != "" && identity.ValidID(after) != nil {
-		a.fail(w, r, invalid("after=%.80q is not a device ID", after))
-		return
+		return DevicePage{}, invalid("after=%.80q is not a device ID", after)
 	}
 	limit, err := number(r, "limit")
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return DevicePage{}, err
 	}
 	s, err := selector(r.FormValue("select"))
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return DevicePage{}, err
 	}
 	page, err := a.config.Fleet.Devices(r.Context(), s, after, int(min(limit, 1<<20)))
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return DevicePage{}, err
 	}
 	answer := DevicePage{Devices: make([]Device, 0, len(page.Devices)), Next: page.Next}
 	for _, d := range page.Devices {
 		d.History = nil // the answer for one device has it
 		answer.Devices = append(answer.Devices, a.live(d))
 	}
-	writeJSON(w, answer)
+	return answer, nil
 }
 
-func (a *api) showDevice(w http.ResponseWriter, r *http.Request) {
+func (a *api) showDevice(r *http.Request) (Device, error) {
 	d, err := a.config.Fleet.Device(r.Context(), r.PathValue("id"))
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return Device{}, err
 	}
 	answer := a.live(d)
 	if account, ok := a.config.Handshakes(d.ID); ok {
 		answer.Handshakes = &account
 	}
-	writeJSON(w, answer)
+	return answer, nil
 }
 
-func (a *api) suspendDevice(w http.ResponseWriter, r *http.Request) {
-	var body change
-	if err := readJSON(w, r, &body); err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	a.execute(w, r, fleet.Order{ID: body.ID, Verb: fleet.VerbSuspend, Note: body.words()}, func(receipt *fleet.Receipt) any { return receipt })
+func (a *api) suspendDevice(r *http.Request, body change) (*fleet.Receipt, error) {
+	return a.execute(r, fleet.Order{ID: body.ID, Verb: fleet.VerbSuspend, Note: body.words()})
 }
 
-func (a *api) resumeDevice(w http.ResponseWriter, r *http.Request) {
-	var body change
-	if err := readJSON(w, r, &body); err != nil {
-		a.fail(w, r, err)
-		return
+func (a *api) resumeDevice(r *http.Request, body change) (Device, error) {
+	if _, err := a.execute(r, fleet.Order{ID: body.ID, Verb: fleet.VerbResume, Note: body.words()}); err != nil {
+		return Device{}, err
 	}
-	d, err := a.config.Fleet.Resume(r.Context(), r.PathValue("id"), body.words(), actor(r))
-	if err != nil {
-		a.fail(w, r, err)
-		return
+	d, err := a.config.Fleet.Device(r.Context(), r.PathValue("id"))
+	return a.live(d), err
+}
+
+func (a *api) approveDevice(r *http.Request, body change) (Device, error) {
+	if _, err := a.execute(r, fleet.Order{ID: body.ID, Verb: fleet.VerbApprove, Note: body.words()}); err != nil {
+		return Device{}, err
 	}
-	writeJSON(w, a.live(d))
+	d, err := a.config.Fleet.Device(r.Context(), r.PathValue("id"))
+	return a.live(d), err
 }
 
 // end serves the verbs that take a device out for good, each with its dry run.
-func (a *api) end(verb fleet.Verb) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		var body change
-		if err := readJSON(w, r, &body); err != nil {
-			a.fail(w, r, err)
-			return
-		}
+func (a *api) end(verb fleet.Verb) func(*http.Request, change) (Revocation, error) {
+	return func(r *http.Request, body change) (Revocation, error) {
 		order := fleet.Order{ID: body.ID, Verb: verb, Device: r.PathValue("id"), Note: body.Note, By: body.By}
+		var err error
+		if order.IfRevision, err = expectedRevision(r); err != nil {
+			return Revocation{}, err
+		}
 		if verb == fleet.VerbRevoke {
-			var err error
 			if order.Reason, err = revocation.ParseReason(body.Reason); err != nil {
-				a.fail(w, r, invalid("%v", err))
-				return
+				return Revocation{}, invalid("%v", err)
 			}
 		} else if body.Reason != "" {
-			a.fail(w, r, invalid("reason is for revoke; say why in note"))
-			return
+			return Revocation{}, invalid("reason is for revoke; say why in note")
 		}
 		if !body.Confirm {
 			plan, err := a.config.Fleet.Plan(r.Context(), order)
-			if err != nil {
-				a.fail(w, r, err)
-				return
-			}
-			writeJSON(w, Revocation{Plan: &RevokePlan{Plan: plan, Session: a.session(order.Device)}})
-			return
+			return Revocation{Plan: &RevokePlan{Plan: plan, Session: a.session(order.Device)}}, err
 		}
-		a.execute(w, r, order, func(receipt *fleet.Receipt) any { return Revocation{Receipt: receipt} })
+		receipt, err := a.execute(r, order)
+		return Revocation{Receipt: receipt}, err
 	}
 }
 
-// execute carries out an order for the device in the path, and answers with what answer
-// makes of the receipt.
-func (a *api) execute(w http.ResponseWriter, r *http.Request, o fleet.Order, answer func(*fleet.Receipt) any) {
+// execute carries out an order for the device in the path.
+func (a *api) execute(r *http.Request, o fleet.Order) (*fleet.Receipt, error) {
 	o.Device = r.PathValue("id")
-	result, err := a.config.Fleet.Execute(r.Context(), o, actor(r))
-	if err != nil {
-		a.fail(w, r, err)
-		return
+	var err error
+	if o.IfRevision, err = expectedRevision(r); err != nil {
+		return nil, err
 	}
-	writeJSON(w, answer(result.Receipt))
+	o.ID = orderID(r, o.ID)
+	result, err := a.config.Fleet.Execute(r.Context(), o, actor(r))
+	return result.Receipt, err
 }
 
 // reinstateDevice lets a device that was cut off for good come back with a new
 // certificate.
-func (a *api) reinstateDevice(w http.ResponseWriter, r *http.Request) {
-	var body change
-	if err := readJSON(w, r, &body); err != nil {
-		a.fail(w, r, err)
-		return
-	}
+func (a *api) reinstateDevice(r *http.Request, body change) (Reinstatement, error) {
 	var d registry.Device
-	var err error
+	revision, err := expectedRevision(r)
+	if err != nil {
+		return Reinstatement{}, err
+	}
 	if body.Confirm {
-		d, err = a.config.Fleet.Allow(r.Context(), r.PathValue("id"), body.words(), actor(r))
+		d, err = a.config.Fleet.Allow(r.Context(), fleet.Leave{Device: r.PathValue("id"), Note: body.words(), IfRevision: revision}, actor(r))
 	} else if d, err = a.config.Fleet.Device(r.Context(), r.PathValue("id")); err == nil && !d.State.Final() {
 		err = &registry.TransitionError{ID: d.ID, From: d.State, To: registry.StateRegistered}
+	} else if err == nil && revision != "" && d.Revision() != revision {
+		err = fmt.Errorf("%w: device %s is %s, not as you have seen it", registry.ErrChanged, d.ID, d.State)
 	}
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, Reinstatement{DryRun: !body.Confirm, Device: a.live(d)})
+	return Reinstatement{DryRun: !body.Confirm, Device: a.live(d)}, err
 }
 
-func (a *api) importManifest(w http.ResponseWriter, r *http.Request) {
-	if err := contentType(r, ManifestMediaType); err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxManifest))
-	if err != nil {
-		a.fail(w, r, bodyProblem(err))
-		return
-	}
-	report, err := a.config.Fleet.Import(r.Context(), data, actor(r))
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, report)
+func (a *api) importManifest(r *http.Request, data []byte) (fleet.ImportReport, error) {
+	return a.config.Fleet.Import(r.Context(), data, actor(r))
 }
 
 func (a *api) live(d registry.Device) Device { return Device{Device: d, Session: a.session(d.ID)} }

@@ -79,46 +79,33 @@ type IssuerRemoval struct {
 	Receipt *IssuerReceipt `json:"receipt,omitempty"`
 }
 
-// IssuerList is every issuing CA that the hub trusts.
+// IssuerList is one page of the issuing CAs that the hub trusts, in order of name and serial
+// number. Next is the after of the following page, empty on the last.
 type IssuerList struct {
 	Issuers []Issuer `json:"issuers"`
+	Next    string   `json:"next,omitempty"`
 }
 
-func (a *api) listIssuers(w http.ResponseWriter, r *http.Request) {
+func (a *api) listIssuers(r *http.Request) (IssuerList, error) {
 	issuers, err := a.config.Issuers.Issuers(r.Context())
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return IssuerList{}, err
 	}
-	writeJSON(w, IssuerList{Issuers: issuers})
+	page, next, err := pageOf(r, issuers, func(i Issuer) string { return i.Name + "/" + i.Serial })
+	return IssuerList{Issuers: page, Next: next}, err
 }
 
-func (a *api) planIssuerRemoval(w http.ResponseWriter, r *http.Request) {
+func (a *api) planIssuerRemoval(r *http.Request) (IssuerPlan, error) {
 	plan, err := a.config.Issuers.PlanRemoval(r.Context(), r.PathValue("name"))
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
 	plan.DryRun = true
-	writeJSON(w, plan)
+	return plan, err
 }
 
-func (a *api) removeIssuer(w http.ResponseWriter, r *http.Request) {
+func (a *api) removeIssuer(r *http.Request, body change) (IssuerRemoval, error) {
 	name := r.PathValue("name")
-	var body change
-	if err := readJSON(w, r, &body); err != nil {
-		a.fail(w, r, err)
-		return
-	}
 	if !body.Confirm {
-		plan, err := a.config.Issuers.PlanRemoval(r.Context(), name)
-		if err != nil {
-			a.fail(w, r, err)
-			return
-		}
-		plan.DryRun = true
-		writeJSON(w, IssuerRemoval{Plan: &plan})
-		return
+		plan, err := a.planIssuerRemoval(r)
+		return IssuerRemoval{Plan: &plan}, err
 	}
 	var receipt IssuerReceipt
 	note := fleet.Note{Action: "issuer.remove", Subject: "issuer " + name, Reason: body.words()}
@@ -127,9 +114,5 @@ func (a *api) removeIssuer(w http.ResponseWriter, r *http.Request) {
 		receipt, err = a.config.Issuers.Remove(r.Context(), name)
 		return fmt.Sprintf("serial %s, connections cut: %d", receipt.Issuer.Serial, receipt.SessionsClosed), err
 	})
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, IssuerRemoval{Receipt: &receipt})
+	return IssuerRemoval{Receipt: &receipt}, err
 }

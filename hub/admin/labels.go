@@ -32,48 +32,30 @@ func (b LabelRequest) relabel() fleet.Relabel {
 	return fleet.Relabel{Labels: b.Labels, Metadata: b.Metadata, Model: b.Model, Batch: b.Batch, Note: b.Note, Count: b.Count}
 }
 
-func (a *api) labelDevice(w http.ResponseWriter, r *http.Request) {
-	var body LabelRequest
-	err := readJSON(w, r, &body)
-	if err == nil && (body.Select != "" || body.Count != 0 || body.Confirm) {
-		err = invalid("select, count and confirm are for /v1/selections/label")
-	}
-	if err != nil {
-		a.fail(w, r, err)
-		return
+func (a *api) labelDevice(r *http.Request, body LabelRequest) (LabelAnswer, error) {
+	if body.Select != "" || body.Count != 0 || body.Confirm {
+		return LabelAnswer{}, invalid("select, count and confirm are for /v1/selections/label")
 	}
 	relabel := body.relabel()
 	relabel.Device = r.PathValue("id")
-	changed, err := a.config.Fleet.Relabel(r.Context(), relabel, actor(r))
-	if err != nil {
-		a.fail(w, r, err)
-		return
+	var err error
+	if relabel.IfRevision, err = expectedRevision(r); err != nil {
+		return LabelAnswer{}, err
 	}
-	writeJSON(w, LabelAnswer{Changed: changed})
+	changed, err := a.config.Fleet.Relabel(r.Context(), relabel, actor(r))
+	return LabelAnswer{Changed: changed}, err
 }
 
-func (a *api) labelSelection(w http.ResponseWriter, r *http.Request) {
-	var body LabelRequest
-	if err := readJSON(w, r, &body); err != nil {
-		a.fail(w, r, err)
-		return
-	}
+func (a *api) labelSelection(r *http.Request, body LabelRequest) (answer LabelAnswer, err error) {
 	relabel := body.relabel()
-	var err error
 	if relabel.Select, err = selector(body.Select); err != nil {
-		a.fail(w, r, err)
-		return
+		return answer, err
 	}
-	var answer LabelAnswer
 	if body.Confirm {
 		answer.Changed, err = a.config.Fleet.Relabel(r.Context(), relabel, actor(r))
-	} else {
-		answer.DryRun = true
-		answer.Changed, answer.Sample, err = a.config.Fleet.RehearseRelabel(r.Context(), relabel)
+		return answer, err
 	}
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, answer)
+	answer.DryRun = true
+	answer.Changed, answer.Sample, err = a.config.Fleet.RehearseRelabel(r.Context(), relabel)
+	return answer, err
 }

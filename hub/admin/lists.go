@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"time"
@@ -46,9 +45,11 @@ type CRLReceipt struct {
 	Cut    []string `json:"cut"`    // devices revoked or suspended by it
 }
 
-// CRLList is every list that the hub signs or has taken in.
+// CRLList is one page of the lists that the hub signs or has taken in, in order of issuer.
+// Next is the after of the following page, empty on the last.
 type CRLList struct {
-	Lists []CRL `json:"lists"`
+	Lists []CRL  `json:"lists"`
+	Next  string `json:"next,omitempty"`
 }
 
 // ListFile is a list as it is signed.
@@ -59,48 +60,33 @@ type ListFile struct {
 // ErrNoList is in the chain of the error about a list that there isn't.
 var ErrNoList = errors.New("the hub has signed no revocation list of that name")
 
-func (a *api) showLists(w http.ResponseWriter, r *http.Request) {
+func (a *api) showLists(r *http.Request) (CRLList, error) {
 	lists, err := a.config.Lists.Lists(r.Context())
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return CRLList{}, err
 	}
-	writeJSON(w, CRLList{Lists: lists})
+	page, next, err := pageOf(r, lists, func(l CRL) string { return l.Issuer + "/" + l.KeyID })
+	return CRLList{Lists: page, Next: next}, err
 }
 
-func (a *api) showList(w http.ResponseWriter, r *http.Request) {
+func (a *api) showList(r *http.Request) (ListFile, error) {
 	der, err := a.config.Lists.List(r.Context(), r.PathValue("name"))
 	if errors.Is(err, ErrNoList) {
 		err = problem(http.StatusNotFound, codeUnknownIssuer, err.Error())
 	}
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, ListFile{DER: der})
+	return ListFile{DER: der}, err
 }
 
-func (a *api) importList(w http.ResponseWriter, r *http.Request) {
-	if err := contentType(r, ListMediaType); err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, revocation.MaxListSize*3/2)) // PEM is a third longer
-	if err != nil {
-		a.fail(w, r, bodyProblem(err))
-		return
-	}
-	var receipt CRLReceipt
+func (a *api) importList(r *http.Request, data []byte) (receipt CRLReceipt, err error) {
 	err = a.config.Fleet.Audited(r.Context(), actor(r), fleet.Note{Action: "crl.import", Subject: "revocation list"}, func() (string, error) {
 		var err error
 		receipt, err = a.config.Lists.ImportList(context.WithoutCancel(r.Context()), data, actor(r))
 		return fmt.Sprintf("list %s of issuer %s, %d entries, devices cut off: %d", receipt.Number, receipt.Issuer, receipt.Entries, len(receipt.Cut)), err
 	})
 	if err != nil {
-		a.fail(w, r, listProblem(err))
-		return
+		err = listProblem(err)
 	}
-	writeJSON(w, receipt)
+	return receipt, err
 }
 
 // listProblem says why a list is refused.
@@ -124,8 +110,7 @@ func listProblem(err error) error {
 
 // Lists returns the hub's revocation lists.
 func (c *Client) Lists(ctx context.Context) ([]CRL, error) {
-	list, err := get[CRLList](ctx, c, "/v1/crls", nil)
-	return list.Lists, err
+	return all(ctx, c, "/v1/crls", nil, func(l CRLList) ([]CRL, string) { return l.Lists, l.Next })
 }
 
 // List returns the revocation list of one of the hub's own issuers, by name, in DER.

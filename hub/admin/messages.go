@@ -16,11 +16,13 @@ import (
 // maxReads is how many requests for messages may wait or read at a time.
 const maxReads = 64
 
-// ConsumerList is every consumer, in order of name, and what of the journal there is to read.
+// ConsumerList is one page of the consumers, in order of name, and what of the journal there is to read. Next is the
+// after of the following page, empty on the last.
 type ConsumerList struct {
 	Consumers []consumer.Consumer `json:"consumers"`
 	First     consumer.Position   `json:"first"` // the oldest record that is kept
 	End       consumer.Position   `json:"end"`   // what the next record gets
+	Next      string              `json:"next,omitempty"`
 }
 
 // ConsumerPlace is the body of a PUT of a consumer. One of Next and From is set.
@@ -30,30 +32,29 @@ type ConsumerPlace struct {
 	Filter string            `json:"filter,omitempty"` // of topics; "": as it was, or # for a new one
 }
 
-// SinkList is every webhook, in order of name.
+// SinkList is one page of the webhooks, in order of name. Next is the after of the following page, empty on the last.
 type SinkList struct {
 	Sinks []consumer.SinkStatus `json:"sinks"`
+	Next  string                `json:"next,omitempty"`
 }
 
-func (a *api) listMessages(w http.ResponseWriter, r *http.Request) {
+func (a *api) listMessages(r *http.Request) (consumer.Page, error) {
 	q, err := a.messageQuery(r)
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return consumer.Page{}, err
 	}
 	select {
 	case a.reads <- struct{}{}:
 		defer func() { <-a.reads }()
 	default:
-		a.fail(w, r, problem(http.StatusServiceUnavailable, "busy", "too many requests for messages are under way; ask again"))
-		return
+		return consumer.Page{}, problem(http.StatusServiceUnavailable, "busy", "too many requests for messages are under way; ask again")
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(a.drain, cancel)()
 	if q.From, err = a.config.Consumers.Resolve(ctx, placeText(r.FormValue("from"))); err == nil {
 		if first, end := a.config.Consumers.Range(); q.From > end {
-			err = invalid("from=%d is after the journal's end, %d", q.From, end)
+			err = invalid("position %d is not there yet: the next message gets %d", q.From, end)
 		} else if r.FormValue("from") == "start" {
 			q.From = 0 // whatever is trimmed meanwhile
 		} else if q.From < first {
@@ -64,14 +65,10 @@ func (a *api) listMessages(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		page, err = a.config.Consumers.Page(ctx, q)
 	}
-	if err != nil {
-		if a.drain.Err() != nil {
-			err = problem(http.StatusServiceUnavailable, "stopping", stopping)
-		}
-		a.fail(w, r, err)
-		return
+	if err != nil && a.drain.Err() != nil {
+		err = problem(http.StatusServiceUnavailable, "stopping", stopping)
 	}
-	writeJSON(w, page)
+	return page, err
 }
 
 // placeText is where to read if the request doesn't say.
@@ -103,28 +100,16 @@ func (a *api) messageQuery(r *http.Request) (q consumer.Query, err error) {
 	return q, nil
 }
 
-func (a *api) listConsumers(w http.ResponseWriter, _ *http.Request) {
-	list := ConsumerList{Consumers: a.config.Consumers.List()}
+func (a *api) listConsumers(r *http.Request) (ConsumerList, error) {
+	page, next, err := pageOf(r, a.config.Consumers.List(), func(c consumer.Consumer) string { return c.Name })
+	list := ConsumerList{Consumers: page, Next: next}
 	list.First, list.End = a.config.Consumers.Range()
-	writeJSON(w, list)
+	return list, err
 }
 
-func (a *api) showConsumer(w http.ResponseWriter, r *http.Request) {
-	one, err := a.config.Consumers.Get(r.PathValue("name"))
-	a.answerConsumer(w, r, one, err)
+func (a *api) showConsumer(r *http.Request) (consumer.Consumer, error) {
+	return a.config.Consumers.Get(r.PathValue("name"))
 }
-
-// answerConsumer answers with a consumer, whose place is its entity tag (RFC 9110 §8.8.3).
-func (a *api) answerConsumer(w http.ResponseWriter, r *http.Request, one consumer.Consumer, err error) {
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	w.Header().Set("ETag", etag(one.Next))
-	writeJSON(w, one)
-}
-
-func etag(p consumer.Position) string { return `"` + strconv.FormatUint(uint64(p), 10) + `"` }
 
 // expected reads the place that the request's If-Match names.
 func expected(r *http.Request) (consumer.Position, error) {
@@ -141,19 +126,12 @@ func expected(r *http.Request) (consumer.Position, error) {
 
 // putConsumer makes a consumer, or moves it if nobody else has meanwhile. Orders are kept in the audit log; that a
 // consumer went on by what it has read is none.
-func (a *api) putConsumer(w http.ResponseWriter, r *http.Request) {
+func (a *api) putConsumer(r *http.Request, body ConsumerPlace) (one consumer.Consumer, err error) {
 	name := r.PathValue("name")
-	var body ConsumerPlace
-	if err := readJSON(w, r, &body); err != nil {
-		a.fail(w, r, err)
-		return
-	}
 	next, err := a.placeOf(r.Context(), body)
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return one, err
 	}
-	var one consumer.Consumer
 	if r.Header.Get("If-None-Match") == "*" {
 		if body.Filter == "" {
 			body.Filter = "#"
@@ -162,13 +140,11 @@ func (a *api) putConsumer(w http.ResponseWriter, r *http.Request) {
 			one, err = a.config.Consumers.Create(r.Context(), name, body.Filter, next)
 			return err
 		})
-		a.answerConsumer(w, r, one, err)
-		return
+		return one, err
 	}
 	from, err := expected(r)
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return one, err
 	}
 	move := func() (err error) {
 		one, err = a.config.Consumers.Move(r.Context(), name, from, next, body.Filter)
@@ -179,7 +155,7 @@ func (a *api) putConsumer(w http.ResponseWriter, r *http.Request) {
 	} else {
 		err = move()
 	}
-	a.answerConsumer(w, r, one, err)
+	return one, err
 }
 
 func (a *api) placeOf(ctx context.Context, body ConsumerPlace) (consumer.Position, error) {
@@ -192,12 +168,13 @@ func (a *api) placeOf(ctx context.Context, body ConsumerPlace) (consumer.Positio
 	return a.config.Consumers.Resolve(ctx, body.From)
 }
 
-func (a *api) deleteConsumer(w http.ResponseWriter, r *http.Request) {
+// deleteConsumer answers with what was removed. It has no use for its body, which clients
+// of the former version send.
+func (a *api) deleteConsumer(r *http.Request, _ ConsumerPlace) (consumer.Consumer, error) {
 	name := r.PathValue("name")
 	from, err := expected(r)
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return consumer.Consumer{}, err
 	}
 	one, err := a.config.Consumers.Get(name)
 	if err == nil && a.sinkRuns(name) {
@@ -206,7 +183,7 @@ func (a *api) deleteConsumer(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = a.orderConsumer(r, "consumer.delete", name, func() error { return a.config.Consumers.Delete(r.Context(), name, from) })
 	}
-	a.answerConsumer(w, r, one, err)
+	return one, err
 }
 
 func (a *api) sinkRuns(name string) bool { return a.config.Sinks != nil && a.config.Sinks.Runs(name) }
@@ -218,12 +195,13 @@ func (a *api) orderConsumer(r *http.Request, action, name string, do func() erro
 	})
 }
 
-func (a *api) listSinks(w http.ResponseWriter, r *http.Request) {
-	list := SinkList{Sinks: []consumer.SinkStatus{}}
+func (a *api) listSinks(r *http.Request) (SinkList, error) {
+	var sinks []consumer.SinkStatus
 	if a.config.Sinks != nil {
-		list.Sinks = append(list.Sinks, a.config.Sinks.Status(r.Context())...)
+		sinks = a.config.Sinks.Status(r.Context())
 	}
-	writeJSON(w, list)
+	page, next, err := pageOf(r, sinks, func(s consumer.SinkStatus) string { return s.Name })
+	return SinkList{Sinks: page, Next: next}, err
 }
 
 // consumerProblem translates the errors of package consumer; nil if err is none of them.

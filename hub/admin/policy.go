@@ -68,43 +68,24 @@ type PolicyAnswer struct {
 	Online bool   `json:"online"`
 }
 
-func (a *api) showPolicy(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, a.config.Policies.State())
-}
+func (a *api) showPolicy(*http.Request) (PolicyState, error) { return a.config.Policies.State(), nil }
 
-func (a *api) explainPolicy(w http.ResponseWriter, r *http.Request) {
+func (a *api) explainPolicy(r *http.Request) (PolicyAnswer, error) {
 	q := PolicyQuestion{Role: identity.Role(r.FormValue("role")), ID: r.FormValue("id"), Topic: r.FormValue("topic")}
 	if q.Role == "" {
 		q.Role = identity.RoleDevice
 	}
 	action, err := rules.ParseAction(r.FormValue("action"))
 	if err != nil {
-		a.fail(w, r, invalid("action: %v", err))
-		return
+		return PolicyAnswer{}, invalid("action: %v", err)
 	}
 	if err := identity.ValidID(q.ID); err != nil {
-		a.fail(w, r, invalid("id: %v", err))
-		return
+		return PolicyAnswer{}, invalid("id: %v", err)
 	}
 	q.Action = action
-	answer, err := a.config.Policies.Explain(r.Context(), q)
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, answer)
+	return a.config.Policies.Explain(r.Context(), q)
 }
 
-func (a *api) reloadPolicy(w http.ResponseWriter, r *http.Request) {
-	var body change
-	if err := readJSON(w, r, &body); err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	report, err := a.config.Policies.Reload(r.Context(), actor(r), body.words())
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, report)
+func (a *api) reloadPolicy(r *http.Request, body change) (PolicyReload, error) {
+	return a.config.Policies.Reload(r.Context(), actor(r), body.words())
 }

@@ -23,6 +23,14 @@ const (
 	codeRole          = "role"
 	codeCount         = "count"
 
+	codeToken    = "token"            // that isn't accepted, or isn't there
+	codeProvider = "oidc-unavailable" // whom tokens are judged by
+
+	codeInProgress = "in-progress" // under the same idempotency key
+	codeKeyReused  = "key-reused"
+
+	codeChanged = "changed" // a device's record
+
 	codeUnknownConsumer = "unknown-consumer"
 	codeMoved           = "moved" // a consumer
 	codeGone            = "gone"  // messages
@@ -81,6 +89,8 @@ func problemOf(err error) *Problem {
 		return problem(http.StatusUnprocessableEntity, "policy", err.Error())
 	case errors.Is(err, fleet.ErrNotAudited):
 		return problem(http.StatusInternalServerError, "not-audited", err.Error())
+	case errors.Is(err, registry.ErrChanged):
+		return problem(http.StatusPreconditionFailed, codeChanged, err.Error())
 	case errors.Is(err, registry.ErrTransition):
 		return problem(http.StatusConflict, "transition", err.Error())
 	case errors.Is(err, fleet.ErrRejected):

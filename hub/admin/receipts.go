@@ -17,9 +17,11 @@ type ReceiptPage struct {
 	Next     string          `json:"next,omitempty"`
 }
 
-// ProposalList is every order that waits for a second operator.
+// ProposalList is one page of the orders that wait for a second operator, oldest first. Next
+// is the after of the following page, empty on the last.
 type ProposalList struct {
 	Proposals []fleet.Proposal `json:"proposals"`
+	Next      string           `json:"next,omitempty"`
 }
 
 // decision is the body of approve and withdraw.
@@ -28,35 +30,24 @@ type decision struct {
 	Note  string `json:"note,omitempty"`
 }
 
-func (a *api) listReceipts(w http.ResponseWriter, r *http.Request) {
+func (a *api) listReceipts(r *http.Request) (ReceiptPage, error) {
 	after := r.FormValue("after")
 	if after != "" && identity.ValidID(after) != nil {
-		a.fail(w, r, invalid("after=%.80q is not a receipt's ID", after))
-		return
+		return ReceiptPage{}, invalid("after=%.80q is not a receipt's ID", after)
 	}
 	limit, err := number(r, "limit")
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return ReceiptPage{}, err
 	}
 	page, next, err := a.config.Fleet.Receipts(r.Context(), after, int(min(limit, 1<<20)))
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
 	if page == nil {
 		page = []fleet.Receipt{}
 	}
-	writeJSON(w, ReceiptPage{Receipts: page, Next: next})
+	return ReceiptPage{Receipts: page, Next: next}, err
 }
 
-func (a *api) showReceipt(w http.ResponseWriter, r *http.Request) {
-	receipt, err := a.config.Fleet.Receipt(r.Context(), r.PathValue("id"))
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, receipt)
+func (a *api) showReceipt(r *http.Request) (fleet.Receipt, error) {
+	return a.config.Fleet.Receipt(r.Context(), r.PathValue("id"))
 }
 
 // signedReceipt serves a receipt as it was signed. One that the hub couldn't sign is
@@ -67,6 +58,11 @@ func (a *api) signedReceipt(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
+	w.Header().Set("ETag", hashTag(data))
+	if matches(r.Header.Get("If-None-Match"), hashTag(data), weakly) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
 	w.Header().Set("Content-Type", ReceiptMediaType)
 	if data[0] == '{' {
 		w.Header().Set("Content-Type", "application/json")
@@ -74,39 +70,25 @@ func (a *api) signedReceipt(w http.ResponseWriter, r *http.Request) {
 	w.Write(data) // a client that is gone needs no answer
 }
 
-func (a *api) listProposals(w http.ResponseWriter, r *http.Request) {
+func (a *api) listProposals(r *http.Request) (ProposalList, error) {
 	proposals, err := a.config.Fleet.Proposals(r.Context())
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return ProposalList{}, err
 	}
-	writeJSON(w, ProposalList{Proposals: proposals})
+	page, next, err := pageOf(r, proposals, func(p fleet.Proposal) string { return p.ID })
+	return ProposalList{Proposals: page, Next: next}, err
 }
 
-func (a *api) approveProposal(w http.ResponseWriter, r *http.Request) {
-	var body decision
-	if err := readJSON(w, r, &body); err != nil {
-		a.fail(w, r, err)
-		return
-	}
+// showProposal is for whoever must decide about one.
+func (a *api) showProposal(r *http.Request) (fleet.Proposal, error) {
+	return a.config.Fleet.Proposal(r.Context(), r.PathValue("id"))
+}
+
+func (a *api) approveProposal(r *http.Request, body decision) (SelectionAnswer, error) {
 	result, err := a.config.Fleet.Approve(r.Context(), r.PathValue("id"), body.Count, actor(r))
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, SelectionAnswer{Receipt: result.Receipt})
+	return SelectionAnswer{Receipt: result.Receipt}, err
 }
 
-func (a *api) withdrawProposal(w http.ResponseWriter, r *http.Request) {
-	var body decision
-	if err := readJSON(w, r, &body); err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	proposal, err := a.config.Fleet.Withdraw(r.Context(), r.PathValue("id"), body.Note, actor(r))
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, proposal)
+func (a *api) withdrawProposal(r *http.Request, body decision) (fleet.Proposal, error) {
+	return a.config.Fleet.Withdraw(r.Context(), r.PathValue("id"), body.Note, actor(r))
 }

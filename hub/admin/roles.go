@@ -2,15 +2,14 @@ package admin
 
 import (
 	"fmt"
-	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/fleethub/fleethub/certs/identity"
-	"github.com/fleethub/fleethub/certs/mtls"
 )
 
 // Role is what an operator may do, each role all that the one before it may. It is an
-// organizational unit of the operator's certificate.
+// organizational unit of the operator's certificate, or stands for a claim of a token.
 type Role int
 
 // The roles. A certificate that names none is a viewer's.
@@ -26,6 +25,15 @@ var roleNames = []string{"viewer", "operator", "admin"}
 // says.
 func (r Role) String() string { return roleNames[r] }
 
+// ParseRole returns the role of that name.
+func ParseRole(name string) (Role, error) {
+	i := slices.Index(roleNames, name)
+	if i < 0 {
+		return 0, fmt.Errorf("%.40q is none of %s", name, strings.Join(roleNames, ", "))
+	}
+	return Role(i), nil
+}
+
 // RoleOf returns the role of an operator: the highest that the certificate names.
 func RoleOf(id identity.Identity) Role {
 	for _, role := range []Role{Admin, Operator} {
@@ -34,27 +42,4 @@ func RoleOf(id identity.Identity) Role {
 		}
 	}
 	return Viewer
-}
-
-// route is one endpoint.
-type route struct {
-	pattern string // method and path, as http.ServeMux has it
-	role    Role   // that it takes
-}
-
-// handle adds an endpoint for operators of a role and those above. There is no other way
-// to add one.
-func (a *api) handle(pattern string, role Role, serve http.HandlerFunc) {
-	a.routes = append(a.routes, route{pattern, role})
-	a.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		peer := r.Context().Value(peerKey{}).(mtls.Peer) // set by ServeHTTP, or we aren't here
-		if has := RoleOf(peer.Identity); has < role {
-			a.config.Log.Warn("API request refused", "address", r.RemoteAddr, "method", r.Method, "path", r.URL.Path, "operator", peer.Identity.ID, "role", has.String(), "needs", role.String())
-			writeProblem(w, problem(http.StatusForbidden, codeRole, fmt.Sprintf(
-				"this takes the role %s, and %s is %s by the organizational unit of the certificate; one with another is made by `hub operator issue NAME --ou %s`",
-				role, peer.Identity.ID, has, role)))
-			return
-		}
-		serve(w, r)
-	})
 }

@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"crypto/x509"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/fleethub/fleethub/certs/certtest"
 	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/certs/revocation"
+	"github.com/fleethub/fleethub/hub/fleet"
 	"github.com/fleethub/fleethub/hub/ticket"
 )
 
@@ -21,18 +22,35 @@ type noPolicies struct{ Policies }
 
 func (noPolicies) State() PolicyState { return PolicyState{} }
 
+// noLists is a hub's revocation lists: none.
+type noLists struct{}
+
+func (noLists) Lists(context.Context) ([]CRL, error) { return nil, nil }
+
+func (noLists) List(context.Context, string) ([]byte, error) { return nil, ErrNoList }
+
+func (noLists) ImportList(context.Context, []byte, fleet.Actor) (CRLReceipt, error) {
+	return CRLReceipt{}, revocation.ErrMalformed
+}
+
 // everything is a hub with every endpoint there is.
-func everything(t *testing.T) *hub {
+func everything(t *testing.T, changes ...func(*Config)) *hub {
 	ring, err := ticket.OpenRing(filepath.Join(t.TempDir(), "tickets.json"), ticket.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	consumers := newMessages(t).config.Consumers
-	return newHub(t, anyCertificate, func(c *Config) {
+	return newHub(t, certificateOptional, func(c *Config) {
 		c.Consumers, c.Policies = consumers, noPolicies{}
 		c.Issuers, c.Tickets, c.TicketStats = &fakeIssuers{}, ring, new(ticket.Stats)
+		c.Why = func(_ context.Context, id string) (Why, error) { return Why{ID: id}, nil }
+		c.Anomalies = func(string) Anomalies { return Anomalies{} }
+		c.Lists = noLists{}
 		c.Backup = func(context.Context, io.Writer) error { return nil }
 		c.Watch = func(ctx context.Context, _ string, _ func(Message)) error { <-ctx.Done(); return nil }
+		for _, change := range changes {
+			change(c)
+		}
 	})
 }
 
@@ -43,17 +61,26 @@ var demanded = map[string]Role{
 	"GET /v1/devices/{id}":             Viewer,
 	"POST /v1/devices/{id}/suspend":    Operator,
 	"POST /v1/devices/{id}/resume":     Operator,
+	"POST /v1/devices/{id}/approve":    Operator,
 	"POST /v1/devices/{id}/revoke":     Operator,
 	"POST /v1/devices/{id}/retire":     Operator,
 	"POST /v1/devices/{id}/replace":    Operator,
 	"POST /v1/devices/{id}/reinstate":  Admin,
 	"POST /v1/devices/{id}/label":      Operator,
+	"GET /v1/devices/{id}/why":         Viewer,
+	"GET /v1/anomalies":                Viewer,
+	"GET /v1/crls":                     Viewer,
+	"GET /v1/crls/{name}":              Viewer,
+	"POST /v1/crls":                    Operator,
 	"POST /v1/selections/suspend":      Operator,
 	"POST /v1/selections/resume":       Operator,
+	"POST /v1/selections/approve":      Operator,
 	"POST /v1/selections/revoke":       Operator,
 	"POST /v1/selections/retire":       Operator,
 	"POST /v1/selections/label":        Operator,
+	"GET /openapi.json":                Viewer,
 	"GET /v1/proposals":                Viewer,
+	"GET /v1/proposals/{id}":           Viewer,
 	"POST /v1/proposals/{id}/approve":  Operator,
 	"POST /v1/proposals/{id}/withdraw": Operator,
 	"GET /v1/receipts":                 Viewer,
@@ -83,55 +110,74 @@ var demanded = map[string]Role{
 	"POST /v1/tickets/rotate":          Admin,
 }
 
-// TestRoleMatrix asks every endpoint of the API in every role, with no body and none that
-// could do anything, and with certificates that are no operator's.
+// caller of the matrix: what it shows, and what it is by that; -1 is nobody.
+type matrixCaller struct {
+	name       string
+	credential *certtest.Credential
+	token      string
+	role       Role
+}
+
+// TestRoleMatrix asks every endpoint of the API in every role, by certificate and by token, with
+// no body and none that could do anything, and with certificates and tokens that are no
+// operator's. Everybody else is refused before a body is looked at.
 func TestRoleMatrix(t *testing.T) {
-	h := everything(t)
-	routes := newAPI(h.config, t.Context()).routes
+	tokens := newTokenHub(t, nil)
+	h := everything(t, func(c *Config) { c.Tokens = tokens.tokens })
+	var routes []route
+	for _, r := range newAPI(h.config, t.Context()).routes {
+		if !r.elsewhere {
+			routes = append(routes, r)
+		}
+	}
 	if len(routes) != len(demanded) {
 		t.Errorf("the API has %d endpoints, %d are demanded", len(routes), len(demanded))
 	}
-	type caller struct {
-		name       string
-		credential certtest.Credential
-		role       Role // -1: none
+	by := func(name string, c certtest.Credential, role Role) matrixCaller {
+		return matrixCaller{name: name, credential: &c, role: role}
 	}
-	callers := []caller{
-		{"no role", h.pki.Operator("zoe"), Viewer},
-		{"viewer", h.pki.Operator("vic", certtest.WithOU("viewer")), Viewer},
-		{"something else", h.pki.Operator("sue", certtest.WithOU("Admin", "root", "administrator")), Viewer},
-		{"operator", h.pki.Operator("oli", certtest.WithOU("operator")), Operator},
-		{"admin", h.pki.Operator("ann", certtest.WithOU("admin")), Admin},
-		{"all", h.pki.Operator("all", certtest.WithOU("viewer", "operator", "admin")), Admin},
-		{"a service that calls itself admin", h.pki.Service("svc", certtest.WithOU("admin")), -1},
-		{"a device that calls itself admin", h.pki.Device("pi-1", certtest.WithOU("admin")), -1},
-		{"another fleet's admin", h.pki.Foreign().Operator("ann", certtest.WithOU("admin")), -1},
-	}
-	for _, c := range callers {
-		transport := &http.Transport{TLSClientConfig: c.credential.ClientConfig()}
-		transport.TLSClientConfig.RootCAs = x509.NewCertPool()
-		transport.TLSClientConfig.RootCAs.AddCert(h.pki.Root.Certificate())
+	for _, c := range []matrixCaller{
+		by("no role", h.pki.Operator("zoe"), Viewer),
+		by("viewer", h.pki.Operator("vic", certtest.WithOU("viewer")), Viewer),
+		by("something else", h.pki.Operator("sue", certtest.WithOU("Admin", "root", "administrator")), Viewer),
+		by("operator", h.pki.Operator("oli", certtest.WithOU("operator")), Operator),
+		by("admin", h.pki.Operator("ann", certtest.WithOU("admin")), Admin),
+		by("all", h.pki.Operator("all", certtest.WithOU("viewer", "operator", "admin")), Admin),
+		by("a service that calls itself admin", h.pki.Service("svc", certtest.WithOU("admin")), -1),
+		by("a device that calls itself admin", h.pki.Device("pi-1", certtest.WithOU("admin")), -1),
+		by("another fleet's admin", h.pki.Foreign().Operator("ann", certtest.WithOU("admin")), -1),
+		{name: "a viewer's token", token: tokens.token("viewer", nil), role: Viewer},
+		{name: "an operator's token", token: tokens.token("operator", nil), role: Operator},
+		{name: "an admin's token", token: tokens.token("admin", nil), role: Admin},
+		{name: "a token of several roles", token: tokens.token("admin", map[string]any{"groups": []string{"fleet-viewer", "fleet-operator"}}), role: Operator},
+		{name: "a token without a role", token: tokens.token("admin", map[string]any{"groups": []string{"admin"}}), role: -1},
+		{name: "a token for another service", token: tokens.token("admin", map[string]any{"aud": "billing"}), role: -1},
+		{name: "nobody", role: -1},
+	} {
+		client := h.httpClient(c.credential)
 		for _, route := range routes {
 			want, known := demanded[route.pattern]
 			if !known || want != route.role {
 				t.Errorf("%s takes the role %v, demanded %v (known %v)", route.pattern, route.role, want, known)
 			}
-			method, path, _ := strings.Cut(route.pattern, " ")
-			path = strings.NewReplacer("{id}", "nobody", "{name}", "nobody").Replace(path)
+			path := strings.NewReplacer("{id}", "nobody", "{name}", "nobody").Replace(route.path())
 			ctx, cancel := context.WithCancel(t.Context())
 			// A body of the wrong type gets past the role and no further.
-			request, err := http.NewRequestWithContext(ctx, method, h.url+path, strings.NewReader("x"))
+			request, err := http.NewRequestWithContext(ctx, route.method(), h.url+path, strings.NewReader("x"))
 			h.must(err)
-			response, err := transport.RoundTrip(request)
+			if c.token != "" {
+				request.Header.Set("Authorization", "Bearer "+c.token)
+			}
+			response, err := client.Do(request)
 			h.must(err)
 			refused := false
-			if response.StatusCode == http.StatusForbidden {
+			if response.StatusCode == http.StatusForbidden || response.StatusCode == http.StatusUnauthorized {
 				var p Problem
 				data, err := io.ReadAll(response.Body)
 				h.must(err)
 				h.must(json.Unmarshal(data, &p))
-				refused = p.Type == problemType+codeRole || p.Type == problemType+codeDenied
-				if (p.Type == problemType+codeRole) != (c.role >= 0) {
+				refused = p.Type == problemType+codeRole || p.Type == problemType+codeDenied || p.Type == problemType+codeToken
+				if c.credential != nil && (p.Type == problemType+codeRole) != (c.role >= 0) {
 					t.Errorf("%s, %s: refused with %s", c.name, route.pattern, p.Type)
 				}
 			}
@@ -141,7 +187,6 @@ func TestRoleMatrix(t *testing.T) {
 			cancel()
 			response.Body.Close()
 		}
-		transport.CloseIdleConnections()
 	}
 }
 

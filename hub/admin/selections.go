@@ -36,24 +36,13 @@ type SelectionAnswer struct {
 }
 
 // selection serves a verb for those that a selector picks.
-func (a *api) selection(verb fleet.Verb) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		var body SelectionRequest
-		if err := readJSON(w, r, &body); err != nil {
-			a.fail(w, r, err)
-			return
-		}
+func (a *api) selection(verb fleet.Verb) func(*http.Request, SelectionRequest) (SelectionAnswer, error) {
+	return func(r *http.Request, body SelectionRequest) (SelectionAnswer, error) {
 		order, err := body.order(verb)
 		if err != nil {
-			a.fail(w, r, err)
-			return
+			return SelectionAnswer{}, err
 		}
-		answer, err := a.carryOut(r, order, body.Confirm)
-		if err != nil {
-			a.fail(w, r, err)
-			return
-		}
-		writeJSON(w, answer)
+		return a.carryOut(r, order, body.Confirm)
 	}
 }
 
@@ -87,6 +76,7 @@ func (a *api) carryOut(r *http.Request, o fleet.Order, confirmed bool) (Selectio
 		plan, err := a.rehearse(r, o)
 		return SelectionAnswer{Plan: &plan}, err
 	}
+	o.ID = orderID(r, o.ID)
 	result, err := a.config.Fleet.Execute(r.Context(), o, actor(r))
 	return SelectionAnswer{Receipt: result.Receipt, Proposal: result.Proposal}, err
 }
@@ -105,21 +95,8 @@ func (a *api) rehearse(r *http.Request, o fleet.Order) (SelectionPlan, error) {
 // revokeIssuer takes the trust from an issuing CA and revokes the devices by it: the
 // first cuts them off at once, whatever their number; the second is for good, and may
 // take a second operator.
-func (a *api) revokeIssuer(w http.ResponseWriter, r *http.Request) {
-	var body SelectionRequest
-	if err := readJSON(w, r, &body); err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	answer, err := a.issuerRevocation(r, r.PathValue("name"), body)
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, answer)
-}
-
-func (a *api) issuerRevocation(r *http.Request, name string, body SelectionRequest) (answer SelectionAnswer, err error) {
+func (a *api) revokeIssuer(r *http.Request, body SelectionRequest) (answer SelectionAnswer, err error) {
+	name := r.PathValue("name")
 	if body.Select != "" {
 		return answer, invalid("an issuer's devices are revoked all together; select is for /v1/selections")
 	}
@@ -157,6 +134,7 @@ func (a *api) issuerRevocation(r *http.Request, name string, body SelectionReque
 	if err != nil {
 		return answer, err
 	}
+	o.ID = orderID(r, o.ID)
 	result, err := a.config.Fleet.Execute(r.Context(), o, actor(r))
 	answer.Receipt, answer.Proposal = result.Receipt, result.Proposal
 	if errors.Is(err, fleet.ErrNobody) {

@@ -34,7 +34,7 @@ type rotation struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-func (a *api) showTickets(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.ticketState()) }
+func (a *api) showTickets(*http.Request) (TicketState, error) { return a.ticketState(), nil }
 
 func (a *api) ticketState() TicketState {
 	ring, stats := a.config.Tickets, a.config.TicketStats
@@ -48,12 +48,7 @@ func (a *api) ticketState() TicketState {
 	return state
 }
 
-func (a *api) rotateTickets(w http.ResponseWriter, r *http.Request) {
-	var body rotation
-	if err := readJSON(w, r, &body); err != nil {
-		a.fail(w, r, err)
-		return
-	}
+func (a *api) rotateTickets(r *http.Request, body rotation) (TicketState, error) {
 	action, rotate := "tickets.rotate", (*ticket.Ring).Rotate
 	if body.Drop {
 		action, rotate = "tickets.drop", (*ticket.Ring).Drop
@@ -63,9 +58,5 @@ func (a *api) rotateTickets(w http.ResponseWriter, r *http.Request) {
 		err := rotate(a.config.Tickets)
 		return fmt.Sprintf("%d keys before, %d after", before, a.config.Tickets.Len()), err
 	})
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, a.ticketState())
+	return a.ticketState(), err
 }

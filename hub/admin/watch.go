@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
-
-	"github.com/fleethub/fleethub/certs/identity"
 )
 
 // watchQueue is how many messages wait for a slow reader; more are dropped and
@@ -82,7 +80,7 @@ type event struct {
 
 // watch streams messages until the reader goes away, stops reading, or the hub stops.
 func (a *api) watch(w http.ResponseWriter, r *http.Request) {
-	filter := r.FormValue("filter")
+	caller, filter := callerOf(r), r.FormValue("filter")
 	if filter == "" {
 		filter = "#"
 	}
@@ -130,9 +128,9 @@ func (a *api) watch(w http.ResponseWriter, r *http.Request) {
 				err = s.control.Flush()
 			}
 		case now := <-heartbeat.C:
-			// The stream outlives its handshake: it must not outlive its operator's certificate.
-			if _, refused := a.config.Verifier.Verify(*r.TLS, identity.RoleOperator); refused != nil {
-				s.end("the operator's certificate is no longer accepted: " + refused.Error())
+			// The stream outlives its handshake: it must not outlive its operator's certificate or token.
+			if refused := caller.again(); refused != nil {
+				s.end("who watches is no longer accepted: " + refused.Error())
 				cancel()
 				<-ended
 				return

@@ -11,13 +11,14 @@ import (
 
 // Why says how a device stands with the hub, and what became of its last connections.
 type Why struct {
-	ID      string         `json:"id"`
-	State   registry.State `json:"state,omitempty"` // none: it is not registered
-	Verdict string         `json:"verdict"`         // whether it may connect, and if not why, in a sentence
-	Online  bool           `json:"online"`
-	Clock   string         `json:"clock,omitempty"` // how far the asker's clock is off; of the device's own question only
-	Since   time.Time      `json:"since"`           // when the hub began to remember
-	Events  []WhyEvent     `json:"events"`          // newest first
+	ID         string         `json:"id"`
+	State      registry.State `json:"state,omitempty"` // none: it is not registered
+	MayConnect bool           `json:"may_connect"`     // with the certificate asked about
+	Verdict    string         `json:"verdict"`         // the same in a sentence, and if not, why not
+	Online     bool           `json:"online"`
+	Clock      string         `json:"clock,omitempty"` // how far the asker's clock is off; of the device's own question only
+	Since      time.Time      `json:"since"`           // when the hub began to remember
+	Events     []WhyEvent     `json:"events"`          // newest first
 }
 
 // WhyEvent is one thing that happened to connections under the device's name.
@@ -25,20 +26,15 @@ type WhyEvent struct {
 	At      time.Time `json:"at"`
 	First   time.Time `json:"first,omitzero"`    // if it happened several times in a row
 	Times   int       `json:"times,omitempty"`   // likewise
-	Kind    string    `json:"kind"`              // refused, disconnected, denied, connected
+	Kind    string    `json:"kind"`              // refused, disconnected, denied, connected, not-renewed
 	Reason  string    `json:"reason"`            // one word
 	Words   string    `json:"words"`             // what it means and what to do
 	Address string    `json:"address,omitempty"` // of the peer
 	Own     bool      `json:"own"`               // false: somebody came under this name without a certificate that proves it
 }
 
-func (a *api) why(w http.ResponseWriter, r *http.Request) {
-	answer, err := a.config.Why(r.Context(), r.PathValue("id"))
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, answer)
+func (a *api) why(r *http.Request) (Why, error) {
+	return a.config.Why(r.Context(), r.PathValue("id"))
 }
 
 // Why returns how a device stands with the hub and why its connections failed.

@@ -24,6 +24,8 @@ const (
 	ReasonSuspended          mtls.Reason = "suspended"
 	ReasonRevoked            mtls.Reason = "revoked"
 	ReasonState              mtls.Reason = "not-admitted" // any other state than those that may connect
+	ReasonQuarantined        mtls.Reason = "quarantined"
+	ReasonKeyProtection      mtls.Reason = "key-protection"
 	ReasonClientIdentifier   mtls.Reason = "client-identifier"
 	ReasonWill               mtls.Reason = "will-not-authorized"
 )
@@ -59,7 +61,8 @@ func New(devices Devices, allow func(policy.Subject, policy.Action, string) poli
 
 // Check returns nil if the peer may connect over MQTT now, else a *Refusal. A
 // device must be registered, in a state that may connect, and present a
-// certificate that is registered for it and not revoked or superseded. A
+// certificate that is registered for it and not revoked or superseded; where its model's
+// keys must be in a TPM, the certificate says that this one is. A
 // service needs no registration: its certificate is the registration. No other
 // role has business on MQTT. The issuer of either must be trusted now.
 //
@@ -84,10 +87,14 @@ func (a *Admission) Check(peer mtls.Peer) error {
 		return refuse(id, ReasonRevoked, "device %s is revoked", id.ID)
 	case status.State == registry.StateSuspended:
 		return refuse(id, ReasonSuspended, "device %s is suspended", id.ID)
+	case status.State == registry.StateQuarantined:
+		return refuse(id, ReasonQuarantined, "device %s waits for approval: no manifest has named it yet, and no operator approved it", id.ID)
 	case !status.State.MayConnect():
 		return refuse(id, ReasonState, "device %s is in state %q, which may not connect", id.ID, status.State)
 	case peer.Certificate == nil || !status.Admits(peer.Fingerprint()):
 		return refuse(id, ReasonUnknownCertificate, "the certificate presented is not one that is registered for device %s", id.ID)
+	case status.NeedsTPM && identity.ProtectionOf(peer.Certificate) != identity.ProtectionTPM:
+		return refuse(id, ReasonKeyProtection, "keys of the model %.64s must be in a TPM, and the certificate of device %s doesn't say that its key is", status.Model, id.ID)
 	}
 	return nil
 }

@@ -43,6 +43,10 @@ func TestCheck(t *testing.T) {
 	pki := certtest.New(t)
 	pi := pki.Device("pi-1")
 	other := pki.Device("pi-1") // same name, another certificate
+	proved, plain := pki.Device("pi-5", certtest.WithTPM()), pki.Device("pi-5")
+	demanding := func(c certtest.Credential) devices {
+		return devices{"pi-5": {State: registry.StateActive, NeedsTPM: true, Fingerprints: []registry.Fingerprint{sha256.Sum256(c.Leaf.Raw)}}}
+	}
 	removed, _ := pki.IssuingCA(identity.KindOperational, "removed")
 	known := func(state registry.State) devices {
 		return devices{"pi-1": {State: state, Fingerprints: []registry.Fingerprint{sha256.Sum256(pi.Leaf.Raw)}}}
@@ -57,6 +61,10 @@ func TestCheck(t *testing.T) {
 		{"active device", peer(pi), known(registry.StateActive), ""},
 		{"suspended device", peer(pi), known(registry.StateSuspended), ReasonSuspended},
 		{"revoked device", peer(pi), known(registry.StateRevoked), ReasonRevoked},
+		{"quarantined device", peer(pi), known(registry.StateQuarantined), ReasonQuarantined},
+		{"key in a TPM, as its model demands", peer(proved), demanding(proved), ""},
+		{"key anywhere, against its model's demand", peer(plain), demanding(plain), ReasonKeyProtection},
+		{"another certificate of that name, against its model's demand", peer(plain), demanding(proved), ReasonUnknownCertificate},
 		{"state of a later version", peer(pi), known("retired"), ReasonState},
 		{"unknown device", peer(pi), devices{}, ReasonUnknownDevice},
 		{"another certificate of that name", peer(other), known(registry.StateActive), ReasonUnknownCertificate},

@@ -9,30 +9,58 @@ import (
 
 	"github.com/fleethub/fleethub/hub/registry"
 	"go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 )
 
 // maxScanned bounds how many audit records one query looks at.
 const maxScanned = 100_000
 
-// appendAudit numbers records, links each to the one before, and writes them.
-func (s *Store) appendAudit(tx *bbolt.Tx, records []registry.AuditRecord) error {
+// auditAppend is records on their way into the log. Whoever has begun it waits for encoding.
+type auditAppend struct {
+	head     registry.AuditHead // before them
+	values   [][]byte           // with room for the hash before each; there when encoding has ended
+	encoding errgroup.Group
+}
+
+// beginAudit numbers records and begins to encode them, on all processors: only the links
+// need the record before.
+func (s *Store) beginAudit(tx *bbolt.Tx, records []registry.AuditRecord) *auditAppend {
+	a := &auditAppend{values: make([][]byte, len(records))}
 	if len(records) == 0 {
-		return nil
+		return a
+	}
+	// A log that was tampered with must not keep a thief from being cut off: it goes on
+	// after the last number that was ever given, and verifying it shows the break.
+	a.head, _ = s.auditHead(tx)
+	a.head.Number = max(a.head.Number, tx.Bucket(bucketAudit).Sequence())
+	a.encoding.Go(func() error {
+		return inChunks(len(records), func(i int) error {
+			r := records[i]
+			r.Number = a.head.Number + 1 + uint64(i)
+			data, err := json.Marshal(&r)
+			if err != nil {
+				return fmt.Errorf("encode audit record %d: %w", r.Number, err)
+			}
+			a.values[i] = append(make([]byte, len(a.head.Hash), len(a.head.Hash)+len(data)), data...)
+			return nil
+		})
+	})
+	return a
+}
+
+// append links each record to the one before, and writes them.
+func (a *auditAppend) append(tx *bbolt.Tx) error {
+	if err := a.encoding.Wait(); err != nil || len(a.values) == 0 {
+		return err
 	}
 	bucket := tx.Bucket(bucketAudit)
 	bucket.FillPercent = 0.95 // keys only grow
-	// A log that was tampered with must not keep a thief from being cut off: it goes on
-	// after the last number that was ever given, and verifying it shows the break.
-	head, _ := s.auditHead(tx)
-	head.Number = max(head.Number, bucket.Sequence())
-	for _, r := range records {
-		r.Number = head.Number + 1
-		data, err := json.Marshal(r)
-		if err != nil {
-			return fmt.Errorf("encode audit record %d: %w", r.Number, err)
-		}
-		head = registry.AuditHead{Number: r.Number, Hash: head.Hash.Link(r.Number, data)}
-		if err := bucket.Put(number(r.Number), append(bytes.Clone(head.Hash[:]), data...)); err != nil {
+	head := a.head
+	for _, value := range a.values {
+		n := head.Number + 1
+		head = registry.AuditHead{Number: n, Hash: head.Hash.Link(n, value[len(head.Hash):])}
+		copy(value, head.Hash[:])
+		if err := bucket.Put(number(n), value); err != nil {
 			return err
 		}
 	}

@@ -8,11 +8,13 @@
 //	devices       device ID → record, JSON, without sightings and certificates' DER
 //	facts         device ID → what selectors and admission ask about it (facts.go)
 //	certificates  device ID, 0, SHA-256 of the DER → DER
+//	endorsements  SHA-256 of a TPM's endorsement key → device ID; made with the first (endorsements.go)
 //	serials       issuer, serial number → whose it is, whether and why revoked (serials.go)
 //	seen          device ID → first and last sighting, two 64-bit Unix nanosecond counts
 //	receipts      ID → signed receipt
 //	proposals     ID → what waits for a second operator
 //	orders        ID → what is being carried out
+//	answers       SHA-256 of caller and idempotency key → what was answered; made with the first (documents.go)
 //	journal       whether the hub has begun one; made when it has (journal.go)
 //	audit         record number (64 bit, big-endian) → hash that links it (32 octets), audit record, JSON
 //
@@ -180,8 +182,11 @@ func (s *Store) Commit(ctx context.Context, change registry.Change) error {
 	if err != nil {
 		return fmt.Errorf("write store %s: %w", s.path, err)
 	}
+	defer encoded.records.Wait() // its error is putDevices's
 	return s.guard("write", func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {
+			audit := s.beginAudit(tx, change.Audit)
+			defer audit.encoding.Wait() // its error is append's
 			if err := s.putDevices(tx, encoded); err != nil {
 				return err
 			}
@@ -195,7 +200,7 @@ func (s *Store) Commit(ctx context.Context, change registry.Change) error {
 					return err
 				}
 			}
-			return s.appendAudit(tx, change.Audit)
+			return audit.append(tx)
 		})
 	})
 }

@@ -18,8 +18,9 @@ import (
 // encodedDevice is a record as it goes to disk.
 type encodedDevice struct {
 	device       *registry.Device
-	record       []byte
+	record       []byte // JSON; there when encodedDevices.records has ended
 	facts        []byte
+	endorsement  []byte // key in bucket endorsements; nil: no TPM is known for it
 	certificates []encodedCertificate
 }
 
@@ -29,55 +30,83 @@ type encodedCertificate struct {
 	owner    []byte
 }
 
+// encodedDevices is records as they go to disk, in order of ID. Whoever has made it waits
+// for records.
+type encodedDevices struct {
+	list    []encodedDevice
+	records errgroup.Group // makes the JSON, while what else there is gets written
+}
+
 // encodeDevices turns records into octets, on all processors: a large manifest's would
 // keep the writer busy for as long as its transaction otherwise.
-func encodeDevices(devices []registry.Device) ([]encodedDevice, error) {
-	encoded := make([]encodedDevice, len(devices))
-	const chunk = 256
-	if len(devices) <= chunk {
-		for i := range devices {
-			if err := encoded[i].encode(&devices[i]); err != nil {
-				return nil, err
-			}
-		}
-		return encoded, nil
+func encodeDevices(devices []registry.Device) (*encodedDevices, error) {
+	encoded := &encodedDevices{list: make([]encodedDevice, len(devices))}
+	list := encoded.list
+	for i := range devices {
+		list[i].device = &devices[i]
 	}
+	// Later records of one ID win.
+	slices.SortStableFunc(list, func(a, b encodedDevice) int { return strings.Compare(a.device.ID, b.device.ID) })
+	if err := inChunks(len(list), func(i int) error { return list[i].encode() }); err != nil {
+		return nil, err
+	}
+	encoded.records.Go(func() error { return inChunks(len(list), func(i int) error { return list[i].encodeRecord() }) })
+	return encoded, nil
+}
+
+// inChunks calls do with 0 to n-1, many of them on all processors, and returns an error
+// of one that failed, if one did.
+func inChunks(n int, do func(i int) error) error {
+	const chunk = 256
 	var workers errgroup.Group
 	workers.SetLimit(runtime.GOMAXPROCS(0))
-	for start := 0; start < len(devices); start += chunk {
-		workers.Go(func() error {
-			for i := start; i < min(start+chunk, len(devices)); i++ {
-				if err := encoded[i].encode(&devices[i]); err != nil {
+	for start := 0; start < n; start += chunk {
+		part := func() error {
+			for i := start; i < min(start+chunk, n); i++ {
+				if err := do(i); err != nil {
 					return err
 				}
 			}
 			return nil
-		})
+		}
+		if n <= chunk { // not worth a goroutine
+			return part()
+		}
+		workers.Go(part)
 	}
-	return encoded, workers.Wait()
+	return workers.Wait()
 }
 
-func (e *encodedDevice) encode(d *registry.Device) error {
+// encode makes everything but the record itself.
+func (e *encodedDevice) encode() error {
+	d := e.device
 	if d.ID == "" || !d.State.Valid() {
 		return fmt.Errorf("device record %q has the state %q", d.ID, d.State)
 	}
-	e.device = d
 	e.facts = encodeFacts(d)
-	bare := *d
-	bare.FirstSeen, bare.LastSeen = time.Time{}, time.Time{} // bucket seen owns them
-	bare.Certificates = make([]registry.Certificate, len(d.Certificates))
+	var err error
+	if e.endorsement, err = endorsementKey(d.EK); err != nil {
+		return fmt.Errorf("device record %s: %w", d.ID, err)
+	}
 	e.certificates = make([]encodedCertificate, len(d.Certificates))
 	for i, c := range d.Certificates {
 		e.certificates[i] = encodedCertificate{
 			key: certificateKey(d.ID, c.Fingerprint), der: c.DER,
 			serial: serialKey(c.Issuer, c.Serial), owner: encodeOwner(d.ID, c),
 		}
-		c.DER, c.Standing = nil, ""
-		bare.Certificates[i] = c
 	}
-	var err error
-	if e.record, err = json.Marshal(bare); err != nil {
-		return fmt.Errorf("encode record of device %s: %w", d.ID, err)
+	return nil
+}
+
+func (e *encodedDevice) encodeRecord() (err error) {
+	bare := *e.device
+	bare.FirstSeen, bare.LastSeen = time.Time{}, time.Time{} // bucket seen owns them
+	bare.Certificates = slices.Clone(bare.Certificates)
+	for i := range bare.Certificates {
+		bare.Certificates[i].DER, bare.Certificates[i].Standing = nil, ""
+	}
+	if e.record, err = json.Marshal(&bare); err != nil {
+		return fmt.Errorf("encode record of device %s: %w", bare.ID, err)
 	}
 	return nil
 }
@@ -93,22 +122,21 @@ func certificateKey(id, fingerprint string) []byte {
 
 // putDevices writes records and what goes with them, each bucket in the order of its
 // keys: a bucket that is filled in another order moves what it has for each key.
-func (s *Store) putDevices(tx *bbolt.Tx, encoded []encodedDevice) error {
-	if err := s.putSerials(tx, encoded); err != nil {
+func (s *Store) putDevices(tx *bbolt.Tx, encoded *encodedDevices) error {
+	list := encoded.list
+	if err := s.putSerials(tx, list); err != nil {
+		return err
+	}
+	if err := s.putEndorsements(tx, list); err != nil {
 		return err
 	}
 	devices, facts, certificates := tx.Bucket(bucketDevices), tx.Bucket(bucketFacts), tx.Bucket(bucketCertificates)
-	if len(encoded) > 1 {
-		// Later records of one ID win.
-		slices.SortStableFunc(encoded, func(a, b encodedDevice) int { return strings.Compare(a.device.ID, b.device.ID) })
+	if len(list) > 1 {
 		// A manifest's records come in order of ID and fill their pages.
 		devices.FillPercent, facts.FillPercent, certificates.FillPercent = 0.9, 0.9, 0.9
 	}
-	for i := range encoded {
-		e := &encoded[i]
-		if err := devices.Put([]byte(e.device.ID), e.record); err != nil {
-			return err
-		}
+	for i := range list {
+		e := &list[i]
 		if err := facts.Put([]byte(e.device.ID), e.facts); err != nil {
 			return err
 		}
@@ -121,6 +149,14 @@ func (s *Store) putDevices(tx *bbolt.Tx, encoded []encodedDevice) error {
 			}
 		}
 	}
+	if err := encoded.records.Wait(); err != nil {
+		return err
+	}
+	for i := range list {
+		if err := devices.Put([]byte(list[i].device.ID), list[i].record); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -131,14 +167,15 @@ func (s *Store) putSerials(tx *bbolt.Tx, encoded []encodedDevice) error {
 		device      *registry.Device
 		certificate *registry.Certificate
 	}
-	var claims []claim
+	claims := make([]claim, 0, len(encoded))
 	for i := range encoded {
 		e := &encoded[i]
 		for j := range e.certificates {
 			claims = append(claims, claim{&e.certificates[j], e.device, &e.device.Certificates[j]})
 		}
 	}
-	slices.SortStableFunc(claims, func(a, b claim) int { return bytes.Compare(a.serial, b.serial) })
+	// One serial number twice is refused, or the same device's: any order of the two will do.
+	slices.SortFunc(claims, func(a, b claim) int { return bytes.Compare(a.serial, b.serial) })
 	serials := tx.Bucket(bucketSerials)
 	for _, c := range claims {
 		if value := serials.Get(c.serial); value != nil {

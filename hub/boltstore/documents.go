@@ -9,10 +9,16 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// documentBucket returns the bucket of a kind of document.
+// documentBucket returns the bucket of a kind of document. That of answers, which older
+// stores don't have, is made with the first; until then, and only then, it is nil.
 func documentBucket(tx *bbolt.Tx, kind registry.DocumentKind) (*bbolt.Bucket, error) {
 	switch kind {
 	case registry.KindReceipt, registry.KindProposal, registry.KindOrder:
+		return tx.Bucket([]byte(kind)), nil
+	case registry.KindAnswer:
+		if tx.Writable() {
+			return tx.CreateBucketIfNotExists([]byte(kind))
+		}
 		return tx.Bucket([]byte(kind)), nil
 	}
 	return nil, fmt.Errorf("the store keeps no documents of kind %q", kind)
@@ -38,6 +44,9 @@ func (s *Store) Document(ctx context.Context, kind registry.DocumentKind, id str
 		if err != nil {
 			return err
 		}
+		if bucket == nil {
+			return registry.ErrUnknown
+		}
 		if data = bytes.Clone(bucket.Get([]byte(id))); data == nil {
 			return registry.ErrUnknown
 		}
@@ -52,7 +61,7 @@ func (s *Store) Documents(ctx context.Context, kind registry.DocumentKind, after
 	var page []registry.Document
 	err := s.view(ctx, func(tx *bbolt.Tx) error {
 		bucket, err := documentBucket(tx, kind)
-		if err != nil {
+		if err != nil || bucket == nil {
 			return err
 		}
 		c := bucket.Cursor()

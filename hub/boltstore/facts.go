@@ -28,7 +28,7 @@ const (
 // stateCodes gives each state its octet. A new state goes to the end.
 var stateCodes = []registry.State{
 	"", registry.StateRegistered, registry.StateActive, registry.StateSuspended,
-	registry.StateRevoked, registry.StateRetired, registry.StateReplaced,
+	registry.StateRevoked, registry.StateRetired, registry.StateReplaced, registry.StateQuarantined,
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -138,6 +138,7 @@ func (s *Store) copyDevices(next *Store) error {
 			return err
 		}
 		devices = devices[:0]
+		defer encoded.records.Wait() // its error is putDevices's
 		return next.db.Update(func(tx *bbolt.Tx) error { return next.putDevices(tx, encoded) })
 	})
 }
@@ -230,5 +231,5 @@ func (s *Store) copyAudit(next *Store) error {
 		Time: time.Now().UTC(), Actor: "hub", Action: "store.migrate", Subject: "store", Outcome: registry.OutcomeDone,
 		Detail: fmt.Sprintf("format 1 to %d; the %d records before are linked as they were found", Format, head.Number),
 	}
-	return next.db.Update(func(tx *bbolt.Tx) error { return next.appendAudit(tx, []registry.AuditRecord{record}) })
+	return next.db.Update(func(tx *bbolt.Tx) error { return next.beginAudit(tx, []registry.AuditRecord{record}).append(tx) })
 }

@@ -20,6 +20,15 @@ import (
 // lockTimeout is how long Open waits for another process to let go of the file.
 const lockTimeout = 2 * time.Second
 
+// A file of at least grown octets has mapping octets mapped from the start, as addresses
+// and not as memory: one that outgrows its mapping is mapped anew, and whoever writes then
+// copies what it has under its hands. A small file, and one where addresses are few, is
+// mapped as bbolt thinks best.
+const (
+	grown   = 16 << 20
+	mapping = (1 << 30) * (strconv.IntSize / 64)
+)
+
 // What Open and the methods of Store may say is wrong with a file.
 var (
 	ErrLocked  = errors.New("the store is in use")
@@ -78,6 +87,9 @@ func open(path string) (*Store, error) {
 			return file, nil
 		},
 	}
+	if info, err := os.Stat(path); err == nil && info.Size() >= grown {
+		options.InitialMmapSize = mapping
+	}
 	opened := false
 	err := s.guard("open", func() (err error) {
 		s.db, err = bbolt.Open(path, 0o600, options)
@@ -93,7 +105,7 @@ func open(path string) (*Store, error) {
 	_, system := errors.AsType[syscall.Errno](err)
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
-		return nil, fmt.Errorf("%w: another hub is running on %s; stop it first, or talk to it with `hub device`", ErrLocked, path)
+		return nil, fmt.Errorf("%w: another hub is running on %s; stop it first, or use the one that runs (`hub device list --dir %s`)", ErrLocked, path, filepath.Dir(path))
 	case system, errors.Is(err, ErrDamaged):
 		return nil, err
 	default: // invalid, version mismatch, checksum, too small: whatever bbolt finds in the bytes

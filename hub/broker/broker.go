@@ -17,6 +17,7 @@
 // those of the index, the deadlines and the connection. Nobody holds two sessions.
 //
 //   - broker.go, stats.go, peers.go, watch.go: the Broker, and what operators see
+//   - cutoff.go: what becomes of whom an operator cuts off
 //   - client.go: a connection; connect.go: its beginning, takeover; end.go: its end
 //   - session.go, outbox.go: what outlives it
 //   - publish.go: messages in; deliver.go, retained.go: messages out; ack.go: both
@@ -231,81 +232,6 @@ func (b *Broker) refused(c *client, err error) {
 	if b.config.Observer != nil {
 		b.config.Observer.OnRefusal(c.peer.Identity, c.remote, string(reason), detail)
 	}
-}
-
-// Closed is what became of one identity's connections.
-type Closed struct {
-	ID         string
-	Sessions   int       // connections closed
-	Open       int       // connections that were not when ctx ended
-	At         time.Time // when the last of them was closed; zero if there was none
-	LastPacket time.Time // when the last packet of any of them was taken; zero if unknown
-}
-
-// Disconnect cuts every connection of a device, within a second, and returns
-// how many there were and when the last of them was closed. A device that is
-// revoked also loses its session with everything queued for it. Neither way is
-// its will published. It satisfies fleet.Sessions; reason is one of the Reason
-// constants of package protocol. The caller has marked the device first.
-func (b *Broker) Disconnect(ctx context.Context, id, reason string) (closed int, last time.Time) {
-	result := b.DisconnectMany(ctx, []string{id}, reason)
-	return result[0].Sessions, result[0].At
-}
-
-// DisconnectMany is Disconnect for many devices at once: all are told before the
-// first is waited for.
-func (b *Broker) DisconnectMany(ctx context.Context, ids []string, reason string) []Closed {
-	result := make([]Closed, len(ids))
-	conns := make([][]session.Live, len(ids))
-	for i, id := range ids {
-		result[i].ID = id
-		conns[i] = b.live.Live(identity.RoleDevice, id)
-		for _, l := range conns[i] {
-			l.Conn.Disconnect(reason)
-		}
-	}
-	// A reader may wait for a disk: a second for all of them.
-	readers, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	for i, id := range ids {
-		for _, l := range conns[i] {
-			select {
-			case <-l.Conn.Done():
-				result[i].Sessions++
-			case <-ctx.Done():
-				result[i].Open++
-			}
-			if c, ok := l.Conn.(*client); ok {
-				select { // what its reader still takes comes before what is removed below
-				case <-c.gone:
-				case <-readers.Done():
-				}
-				result[i].At = later(result[i].At, c.conn.ClosedAt())
-				result[i].LastPacket = later(result[i].LastPacket, c.lastPacket())
-			}
-		}
-		key := sessionKey(identity.RoleDevice, id)
-		if endsDevice(reason) {
-			b.purge(key)
-			b.forgetRetained(id)
-		} else {
-			b.cancelWill(key)
-		}
-	}
-	return result
-}
-
-// later returns the later of two times.
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
-}
-
-// endsDevice reports whether a device that is cut off for that reason never comes back.
-func endsDevice(reason string) bool {
-	return reason == protocol.ReasonRevoked || reason == protocol.ReasonRetired || reason == protocol.ReasonReplaced
 }
 
 // Live returns the newest live connection of a device.

@@ -29,6 +29,7 @@ type client struct {
 	peer    mtls.Peer
 	subject policy.Subject
 	remote  net.Addr
+	address string // remote's
 	conn    *listener.Conn
 	number  uint32       // counts connections
 	packet  atomic.Int64 // Unix nanoseconds of the last packet taken; 0: none yet
@@ -83,7 +84,7 @@ func (b *Broker) Serve(conn *listener.Conn) (serve func()) {
 		return nil
 	}
 	id := conn.Peer.Identity
-	c := &client{b: b, peer: conn.Peer, subject: b.subjectOfPeer(conn.Peer), remote: conn.RemoteAddr(), conn: conn, number: b.connections.Add(1), gone: make(chan struct{})}
+	c := &client{b: b, peer: conn.Peer, subject: b.subjectOfPeer(conn.Peer), remote: conn.RemoteAddr(), address: conn.RemoteAddr().String(), conn: conn, number: b.connections.Add(1), gone: make(chan struct{})}
 	c.reader = wire.NewReader(conn, b.config.MaxPacketSize)
 	// First track, then look: see package session.
 	b.live.Track(id, c)

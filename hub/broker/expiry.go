@@ -113,6 +113,7 @@ func (b *Broker) sweep() {
 		if now.Sub(looked) >= b.config.ExpirySweep {
 			looked = now
 			b.cutExpired(now)
+			b.tellDue(now)
 		}
 		if now.Sub(forget) >= retainedSweep {
 			forget = now

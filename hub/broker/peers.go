@@ -23,7 +23,7 @@ type Connection struct {
 func (c *client) connection(since time.Time) Connection {
 	state := c.conn.ConnectionState()
 	return Connection{
-		Peer: c.peer, Address: c.remote.String(), Since: since, Resumed: c.peer.Resumed,
+		Peer: c.peer, Address: c.address, Since: since, Resumed: c.peer.Resumed,
 		Version: state.Version, Suite: state.CipherSuite, Curve: state.CurveID,
 	}
 }

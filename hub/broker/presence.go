@@ -16,7 +16,7 @@ func (b *Broker) announce(c *client, online bool, reason string) {
 	if !c.isDevice() || reason == protocol.ReasonShutdown {
 		return
 	}
-	status := protocol.PresenceStatus{Online: online, Reason: reason, Since: b.config.Now().UTC(), Address: c.remote.String()}
+	status := protocol.PresenceStatus{Online: online, Reason: reason, Since: b.config.Now().UTC(), Address: c.address}
 	b.tell(protocol.Presence(c.peer.Identity.ID), appendPresence(nil, status), 1)
 }
 

@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"strings"
+
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/hub/ingest"
 	"github.com/fleethub/fleethub/hub/protocol"
@@ -21,6 +23,9 @@ func (b *Broker) restore(state *ingest.State) error {
 	b.lastID.Store(state.LastMessage)
 	b.sessions.lastID.Store(state.LastSession)
 	for topic, number := range state.Retained {
+		if b.ofTheGone(topic) {
+			continue // the checkpoint below leaves it out
+		}
 		m := messages[number]
 		m.Retain = true
 		b.retained.Set(topic, m)
@@ -29,7 +34,7 @@ func (b *Broker) restore(state *ingest.State) error {
 	now := b.config.Now()
 	for _, stored := range state.Sessions {
 		if !b.mayComeBack(stored.Key) {
-			continue // the checkpoint below leaves it out
+			continue // likewise
 		}
 		s := b.restoreSession(stored, messages)
 		if stored.Connected {
@@ -66,6 +71,18 @@ func (b *Broker) mayComeBack(key string) bool {
 	return known && (status.State.MayConnect() || status.State == registry.StateSuspended)
 }
 
+// ofTheGone reports whether a topic is a device's that was cut off for good, so that
+// nothing is retained below it: a crash can come before that is removed, too.
+func (b *Broker) ofTheGone(topic string) bool {
+	rest, ok := strings.CutPrefix(topic, "d/")
+	if !ok {
+		return false
+	}
+	id, _, _ := strings.Cut(rest, "/")
+	status, known := b.config.Devices.Status(id)
+	return known && status.State.Final()
+}
+
 func (b *Broker) restoreMessage(stored *ingest.Message) *message {
 	m := &message{Message: *stored}
 	m.position.Store(1) // somewhere before the next checkpoint
@@ -78,7 +95,11 @@ func (b *Broker) restoreMessage(stored *ingest.Message) *message {
 
 func (b *Broker) restoreSession(stored *ingest.Session, messages map[uint64]*message) *Session {
 	role, id := splitKey(stored.Key)
-	s := b.newSession(stored.Key, b.subjectOf(role, id))
+	subject := b.subjectOf(role, id)
+	if stored.Will != nil && stored.Author != nil {
+		subject.OU, subject.SAN, subject.Unseen = stored.Author.OU, stored.Author.SAN, false
+	}
+	s := b.newSession(stored.Key, subject)
 	s.stored, s.number, s.version, s.expiry, s.will = true, stored.Number, stored.Version, stored.Expiry, stored.Will
 	for _, sub := range stored.Subs {
 		if s.subs == nil {

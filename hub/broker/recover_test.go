@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fleethub/fleethub/certs/certtest"
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/hub/ingest"
 	"github.com/fleethub/fleethub/hub/listener"
@@ -123,6 +124,60 @@ func TestWillsSurviveACrash(t *testing.T) {
 	after.online(after.device("pi-7"), v5, sessionExpiry(3600), will("d/pi-7/evt/offline", "last"), delay(2)).hangUp()
 	if pk := expect[*wire.Publish](service); string(pk.Payload) != "last" {
 		t.Errorf("%q was published", pk.Payload)
+	}
+}
+
+// TestStoredWillIsJudgedByTheCertificateOfWhoLeftIt: the rules are about organizational
+// units and names, which nobody shows after a restart.
+func TestStoredWillIsJudgedByTheCertificateOfWhoLeftIt(t *testing.T) {
+	for _, checkpoint := range []bool{false, true} {
+		t.Run(fmt.Sprintf("checkpoint %v", checkpoint), func(t *testing.T) {
+			rules := func(c *Config, _ *listener.Config) {
+				c.Allow = withRules(t, `
+  - {rule: pumps-only, role: device, deny: publish, unless: {ou: pump, san: 'uri:spiffe://*'}, topics: 'd/${id}/evt/#'}
+  - {rule: ops-only, role: service, deny: publish, unless: {ou: ops}, topics: 'd/+/cmd/#'}
+`).Allow
+			}
+			h := startHub(t, rules)
+			device := func(id, ou string) certtest.Credential {
+				c := h.pki.Device(id, certtest.WithOU(ou))
+				h.register(c)
+				return c
+			}
+			h.online(device("pi-1", "pump"), will("d/pi-1/evt/offline", "of a pump"))
+			h.online(device("pi-2", "pump"), v5, sessionExpiry(3600), will("d/pi-2/evt/offline", "of a pump, delayed"), delay(1))
+			h.online(h.pki.Service("backend", certtest.WithOU("ops")), will("d/pi-9/cmd/stop/1", "of operations"))
+			// Its rules change while the hub is away: what was a pump's may be a lamp's only.
+			h.online(device("pi-3", "pump"), will("d/pi-3/tele/x", "of a pump"))
+			reader := h.online(h.pki.Service("reader"), persistent)
+			reader.subscribe(1, 1, "d/+/evt/#", "d/+/tele/#")
+			lamp := device("pi-9", "lamp")
+			listening := h.online(lamp, persistent)
+			listening.subscribe(1, 1, "d/pi-9/cmd/#")
+			if checkpoint {
+				must(t, h.checkpoint())
+			}
+
+			after := h.afterCrash(func(c *Config, _ *listener.Config) {
+				c.Allow = withRules(t, `
+  - {rule: pumps-only, role: device, deny: publish, unless: {ou: pump, san: 'uri:spiffe://*'}, topics: 'd/${id}/evt/#'}
+  - {rule: ops-only, role: service, deny: publish, unless: {ou: ops}, topics: 'd/+/cmd/#'}
+  - {rule: lamps-only, role: device, deny: publish, when: {ou: pump}, topics: 'd/${id}/tele/#'}
+`).Allow
+			})
+			reader = after.online(h.pki.Service("reader"), persistent)
+			for _, want := range []string{"of a pump", "of a pump, delayed"} {
+				pk := expect[*wire.Publish](reader)
+				if string(pk.Payload) != want || pk.Topic == "d/pi-3/tele/x" {
+					t.Errorf("got %q on %s, want %q", pk.Payload, pk.Topic, want)
+				}
+				must(t, reader.send(&wire.Ack{Kind: wire.TypePuback, ID: pk.ID}))
+			}
+			listening = after.online(lamp, persistent)
+			if pk := expect[*wire.Publish](listening); string(pk.Payload) != "of operations" {
+				t.Errorf("got %q", pk.Payload)
+			}
+		})
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/hub/journal"
 	"github.com/fleethub/fleethub/hub/policy"
 )
@@ -27,6 +28,18 @@ type Revised struct {
 	Filter  string
 }
 
+// ReviseDevices is Revise for the sessions of some devices, about whom the registry has
+// just changed what policy may depend on: their labels, model, batch or key protection.
+func (b *Broker) ReviseDevices(ctx context.Context, ids []string) (Revision, error) {
+	sessions := make([]*Session, 0, len(ids))
+	for _, id := range ids {
+		if s := b.sessions.find(sessionKey(identity.RoleDevice, id)); s != nil {
+			sessions = append(sessions, s)
+		}
+	}
+	return b.reviseAll(ctx, sessions)
+}
+
 // Revise holds every subscription against the policy, which has just changed, and removes
 // those that it no longer allows: in memory first, so that nothing more comes by them, and
 // of stored sessions from the disk. When it returns nil, the latter is done. An error says
@@ -39,9 +52,13 @@ type Revised struct {
 // is sent. Subscribing goes on meanwhile: it happens under the session's lock, by the old
 // policy before we look or by the new one after.
 func (b *Broker) Revise(ctx context.Context) (Revision, error) {
+	return b.reviseAll(ctx, b.sessions.all())
+}
+
+func (b *Broker) reviseAll(ctx context.Context, sessions []*Session) (Revision, error) {
 	var r Revision
 	durable := false
-	for _, s := range b.sessions.all() {
+	for _, s := range sessions {
 		if err := ctx.Err(); err != nil {
 			return r, fmt.Errorf("revise subscriptions: %w", err)
 		}

@@ -238,6 +238,9 @@ func (s *Session) record() *ingest.Session {
 	if s.client != nil {
 		r.Left = time.Time{}
 	}
+	if s.will != nil && !s.subject.Unseen {
+		r.Author = &ingest.Author{OU: s.subject.OU, SAN: s.subject.SAN}
+	}
 	return r
 }
 

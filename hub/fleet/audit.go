@@ -47,10 +47,12 @@ func (f *Fleet) Audited(ctx context.Context, actor Actor, n Note, do func() (det
 }
 
 // append writes one audit record. A caller that has gone away doesn't stop it.
-func (f *Fleet) append(ctx context.Context, record registry.AuditRecord) error {
-	err := f.config.Store.Commit(context.WithoutCancel(ctx), registry.Change{Audit: []registry.AuditRecord{record}})
+func (f *Fleet) append(ctx context.Context, records ...registry.AuditRecord) error {
+	err := f.config.Store.Commit(context.WithoutCancel(ctx), registry.Change{Audit: records})
 	if err != nil {
-		f.config.Log.Error("an audit record could not be written", "action", record.Action, "subject", record.Subject, "outcome", record.Outcome, "actor", record.Actor, "error", err)
+		for _, r := range records {
+			f.config.Log.Error("an audit record could not be written", "action", r.Action, "subject", r.Subject, "outcome", r.Outcome, "actor", r.Actor, "error", err)
+		}
 	}
 	return err
 }

@@ -13,18 +13,19 @@ import (
 // wrote into its authority: a station counts, too, but a stolen key doesn't. Devices
 // count for ever, whatever became of them; new certificates for known ones don't.
 func (b *batch) withinBudget(ctx context.Context, issuer *x509.Certificate) error {
-	if b.report.Registered == 0 {
+	fresh := b.report.Registered - b.counted // those count since they introduced themselves
+	if fresh == 0 {
 		return nil
 	}
 	budget, err := issuance.DeviceBudget(issuer)
 	if err != nil {
 		return rejected(err)
 	}
-	known, err := b.fleet.madeBy(ctx, b.manifest.Station, budget-b.report.Registered)
+	known, err := b.fleet.madeBy(ctx, b.manifest.Station, budget-fresh)
 	if err != nil {
 		return err
 	}
-	if n := known + b.report.Registered; n > budget {
+	if n := known + fresh; n > budget {
 		return rejected(fmt.Errorf("station %s may make %d devices, and with this manifest it has made %d; if that is right, raise it with `hub station authorize --max-devices`", b.manifest.Station, budget, n))
 	}
 	return nil

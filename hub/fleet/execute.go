@@ -184,6 +184,9 @@ func (r *run) resolveOne(ctx context.Context, record registry.AuditRecord) error
 	if err != nil {
 		return r.inMemory(err)
 	}
+	if err := f.unchanged(d, r.order.IfRevision); err != nil {
+		return err
+	}
 	r.receipt.Before = d.State
 	if d.State == state && r.order.Verb.Cuts() {
 		// A crash may have come before its sessions were closed.
@@ -194,8 +197,12 @@ func (r *run) resolveOne(ctx context.Context, record registry.AuditRecord) error
 		r.receipt.repeat(d, since)
 		return nil
 	}
-	if !r.order.Verb.legal(d.State) {
-		return &registry.TransitionError{ID: id, From: d.State, To: state}
+	from := d.State
+	if cut, blocked := f.blocked[id]; blocked && cut.Final() && !r.order.Verb.Cuts() {
+		from = cut // it was cut off for good, though its record couldn't be written
+	}
+	if !r.order.Verb.legal(from) {
+		return &registry.TransitionError{ID: id, From: from, To: state}
 	}
 	if r.order.Verb != VerbReplace {
 		return nil

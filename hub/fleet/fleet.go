@@ -14,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +36,7 @@ type Store interface {
 	Facts(ctx context.Context, after string, visit func(*registry.Facts) bool) error
 	Attributes(ctx context.Context, id string) (registry.Attributes, error)
 	Certificate(ctx context.Context, id, fingerprint string) ([]byte, error)
+	Endorsed(ctx context.Context, ek string) (id string, err error)
 	Owner(ctx context.Context, issuer, serial string) (registry.Ownership, error)
 	Owners(ctx context.Context, issuer string, visit func(registry.Ownership) bool) error
 
@@ -91,6 +94,13 @@ type Config struct {
 	// more need the approval of a second one. 0: any number.
 	FourEyesOver int
 
+	// NeedsTPM reports whether keys of that model must be in a TPM, proved by their
+	// certificates. Nil: no model's need be. It is called for every connection.
+	NeedsTPM func(model string) bool
+
+	// Quarantine is how many devices may wait for approval at a time; 0: DefaultQuarantine.
+	Quarantine int
+
 	// Changed is called after labels, models or batches of devices were changed, with
 	// their IDs, so that what policy decided by them can be decided again. Nil: nothing
 	// is called.
@@ -140,7 +150,6 @@ type Fleet struct {
 
 // Bounds of what is kept in memory and of one page.
 const (
-	walkPage    = 1000
 	maxPage     = 1000
 	defaultPage = 100
 )
@@ -232,19 +241,34 @@ func (f *Fleet) Status(id string) (registry.Status, bool) {
 		}
 		a = &read
 	}
-	status := registry.Status{State: c.state, Labels: a.Labels, Model: a.Model, Batch: a.Batch, Station: a.Station, Protection: a.Protection, Fingerprints: c.usable}
+	status := registry.Status{State: c.state, Labels: a.Labels, Model: a.Model, Batch: a.Batch, Station: a.Station, Protection: a.Protection, NeedsTPM: f.needsTPM(a.Model), Fingerprints: c.usable}
 	return status, true
 }
 
 // publish puts the record's facts into the index, or the stricter state of a device
 // whose cut-off its record doesn't have yet. Only the holder of the turn, or Open, calls
-// it.
+// it; for different devices at a time, if it likes.
 func (f *Fleet) publish(d *registry.Device) {
 	facts := d.Facts()
 	if state, ok := f.blocked[d.ID]; ok {
 		facts.State = state
 	}
 	f.index.put(&facts)
+}
+
+// publishAll publishes many records, no two of them of one device, on all processors: a
+// manifest's would take as long as the look at its certificates otherwise. It is the
+// whole of them that the caller's turn covers.
+func (f *Fleet) publishAll(devices []registry.Device) {
+	var workers sync.WaitGroup
+	for chunk := range slices.Chunk(devices, max(256, len(devices)/runtime.GOMAXPROCS(0)+1)) {
+		workers.Go(func() {
+			for i := range chunk {
+				f.publish(&chunk[i])
+			}
+		})
+	}
+	workers.Wait()
 }
 
 // block makes a cut-off effective before its records have it.
@@ -294,6 +318,23 @@ func (f *Fleet) record(ctx context.Context, id string) (registry.Device, error) 
 		return d, fmt.Errorf("%w: %s; `hub device list` shows those there are", ErrUnknownDevice, id)
 	}
 	return d, err
+}
+
+// unchanged returns an error that matches registry.ErrChanged if the record has another
+// revision than the one expected; empty expects any. What decides is the record as it is
+// shown, in the state in force. Only the holder of the turn has an answer that lasts.
+func (f *Fleet) unchanged(d registry.Device, revision string) error {
+	if revision == "" {
+		return nil
+	}
+	if d.State = f.inForce(d.ID, d.State); d.Revision() == revision {
+		return nil
+	}
+	since := ""
+	if last := d.Since(); !last.At.IsZero() {
+		since = fmt.Sprintf(" since %s, by %s", last.At.UTC().Format(time.RFC3339), last.Actor)
+	}
+	return fmt.Errorf("%w: device %s is %s%s, not as you have seen it; look at it again with `hub device show %s`", registry.ErrChanged, d.ID, d.State, since, d.ID)
 }
 
 // judge completes a record for showing: the state in force, and what each certificate

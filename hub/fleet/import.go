@@ -32,7 +32,7 @@ type ImportReport struct {
 	Station    string `json:"station"`
 	Number     uint64 `json:"number"`
 	Devices    int    `json:"devices"`    // in the manifest
-	Registered int    `json:"registered"` // new
+	Registered int    `json:"registered"` // new, or named for the first time after they had introduced themselves
 	Superseded int    `json:"superseded"` // given a new certificate in place of the old
 	Reinstated int    `json:"reinstated"` // back with a new certificate, by an operator's leave
 	Unchanged  int    `json:"unchanged"`  // known with that certificate, whatever their state
@@ -41,8 +41,8 @@ type ImportReport struct {
 // Import reads a signed manifest and registers its devices, all of them in one
 // transaction or none. Importing it again changes nothing. It refuses a manifest that
 // no factory issuer known to the hub signed, and one in which any entry isn't a device
-// certificate by that issuer, or names an ID or serial number that another record
-// owns. A known device gets a new certificate only from the station that made it, and
+// certificate by that issuer, or names an ID, serial number or TPM that another record
+// owns, or says of a key what its certificate doesn't. A known device gets a new certificate only from the station that made it, and
 // only if the entry names the one it supersedes; one that was cut off for good gets none
 // but by an operator's leave (Allow), which that certificate uses up. Nor may it give the
 // station more devices than its authority is for.
@@ -90,6 +90,9 @@ func (f *Fleet) Import(ctx context.Context, data []byte, actor Actor) (ImportRep
 	}
 	// Their sessions were made with certificates that are no longer good.
 	f.disconnect(b.superseded, "superseded")
+	if len(b.completed) > 0 && f.config.Changed != nil {
+		f.config.Changed(b.completed)
+	}
 	f.config.Log.Info("manifest imported", "station", m.Station, "number", m.Number,
 		"registered", b.report.Registered, "superseded", b.report.Superseded, "reinstated", b.report.Reinstated, "unchanged", b.report.Unchanged, "actor", actor.Name)
 	return b.report, nil
@@ -133,6 +136,7 @@ func (f *Fleet) checkIssuer(m manifest.Manifest, issuer *x509.Certificate) error
 type entry struct {
 	identity    identity.Identity
 	certificate registry.Certificate
+	protection  identity.Protection // as the certificate has it
 	listed      manifest.Entry
 }
 
@@ -179,7 +183,7 @@ func parseEntry(m manifest.Manifest, i int, issuer *x509.Certificate, pool *x509
 	if err := checkListed(listed); err != nil {
 		return entry{}, fmt.Errorf("device %s: %w", id.ID, err)
 	}
-	return entry{identity: id, listed: listed, certificate: registry.Certificate{
+	return entry{identity: id, listed: listed, protection: identity.ProtectionOf(leaf), certificate: registry.Certificate{
 		Serial:      identity.SerialString(leaf.SerialNumber),
 		Fingerprint: identity.Fingerprint(leaf),
 		Issuer:      hex.EncodeToString(issuer.SubjectKeyId),
@@ -242,7 +246,7 @@ func checkListed(listed manifest.Entry) error {
 	if err := validText("model", listed.Model); err != nil {
 		return err
 	}
-	if err := validText("protection", listed.Protection); err != nil {
+	if err := checkListedKey(listed); err != nil {
 		return err
 	}
 	if len(listed.Labels) > maxLabels {
@@ -265,6 +269,8 @@ type batch struct {
 	staged     map[string]*registry.Device // changed records by ID
 	order      []string                    // keys of staged, in the manifest's order
 	superseded []string
+	completed  []string // had introduced themselves
+	counted    int      // of those, whose station has them in its budget already
 	audit      []registry.AuditRecord
 }
 
@@ -300,20 +306,33 @@ func (b *batch) add(ctx context.Context, e entry) error {
 			return err
 		}
 	}
-	switch {
-	case known && d.Holds(e.certificate.Fingerprint):
+	holds := known && d.Holds(e.certificate.Fingerprint)
+	quarantined := known && d.State == registry.StateQuarantined
+	introduced := quarantined && e.listed.Supersedes == "" || holds && d.Introduced() && !quarantined && !d.State.Final()
+	if holds && !introduced && !quarantined {
 		b.report.Unchanged++
 		return nil
+	}
+	model := e.listed.Model
+	if known && d.Model != "" {
+		model = d.Model
+	}
+	if err := b.checkKey(e, model); err != nil {
+		return err
+	}
+	switch {
+	case introduced:
+		return b.named(d, e)
 	case known && d.State.Final() && d.Permit != nil:
 		return b.reinstate(d, e)
-	case known:
+	case known && !quarantined:
 		return b.supersede(d, e)
 	case e.listed.Supersedes != "":
 		return rejected(fmt.Errorf("the certificate of %s supersedes %.64s, which this hub doesn't know; import station %s's earlier manifests first", id, e.listed.Supersedes, b.manifest.Station))
 	}
 	d = &registry.Device{
 		ID: id, Model: e.listed.Model, Batch: registry.BatchOf(e.listed.Labels, b.manifest.Station, b.manifest.Number), OU: e.identity.OU,
-		BoardSerial: e.identity.BoardSerial, Protection: e.listed.Protection, Labels: e.listed.Labels,
+		BoardSerial: e.identity.BoardSerial, Protection: e.listed.Protection, EK: e.listed.EK, Labels: e.listed.Labels,
 		Station: b.manifest.Station, Manifest: b.manifest.Number, Certificates: []registry.Certificate{e.certificate},
 	}
 	if err := d.Register(b.cause()); err != nil {
@@ -335,7 +354,8 @@ func (b *batch) reinstate(d *registry.Device, e entry) error {
 	if err := d.Reinstate(e.certificate, b.cause()); err != nil {
 		return rejected(err)
 	}
-	d.Protection, d.Station, d.Manifest = e.listed.Protection, b.manifest.Station, b.manifest.Number
+	e.take(d) // by the operator's leave of another board, too
+	d.Station, d.Manifest = b.manifest.Station, b.manifest.Number
 	b.put(d, before, e)
 	b.report.Reinstated++
 	return nil
@@ -349,11 +369,14 @@ func (b *batch) supersede(d *registry.Device, e entry) error {
 	if d.Station != b.manifest.Station {
 		return rejected(fmt.Errorf("device %s belongs to station %s; station %s can't supersede its certificate", d.ID, d.Station, b.manifest.Station))
 	}
+	if err := sameBoard(d, e); err != nil {
+		return err
+	}
 	before := d.State
 	if err := d.Supersede(strings.ToLower(e.listed.Supersedes), e.certificate, b.record.Time); err != nil {
 		return rejected(err)
 	}
-	d.Protection = e.listed.Protection // of the new key
+	e.take(d)
 	b.put(d, before, e)
 	b.report.Superseded++
 	b.superseded = append(b.superseded, d.ID)
@@ -386,9 +409,9 @@ func (b *batch) commit(ctx context.Context) error {
 	if len(b.order) == 0 {
 		return nil
 	}
-	change := registry.Change{Audit: b.audit}
-	for _, id := range b.order {
-		change.Devices = append(change.Devices, *b.staged[id])
+	change := registry.Change{Audit: b.audit, Devices: make([]registry.Device, len(b.order))}
+	for i, id := range b.order {
+		change.Devices[i] = *b.staged[id]
 	}
 	err := b.fleet.config.Store.Commit(ctx, change)
 	if _, ok := errors.AsType[*registry.ConflictError](err); ok {
@@ -397,8 +420,6 @@ func (b *batch) commit(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("import manifest %d of station %s: %w", b.manifest.Number, b.manifest.Station, err)
 	}
-	for i := range change.Devices {
-		b.fleet.publish(&change.Devices[i])
-	}
+	b.fleet.publishAll(change.Devices)
 	return nil
 }

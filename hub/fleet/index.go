@@ -17,8 +17,8 @@ const shardCount = 256
 
 // index is what admission reads: of every device its state, the fingerprints of the
 // certificates it may present, and which attributes it has, in some 90 bytes (an ID of
-// 16 included). One goroutine writes at a time, the holder of the fleet's turn; any
-// number read, each under the lock of one shard, for as long as a copy takes.
+// 16 included). The holder of the fleet's turn writes, each device in one goroutine at a
+// time; any number read, each under the lock of one shard, for as long as a copy takes.
 //
 // Devices are never removed. IDs and certificates are found by hash tables of numbers
 // into slices, not by maps of strings: a million strings are a million objects for the
@@ -69,7 +69,7 @@ func (r ref) split() (shard, number uint32) { return uint32(r) >> 24, uint32(r) 
 
 // stateCodes gives each state its number in an entry.
 var stateCodes = [...]registry.State{"", registry.StateRegistered, registry.StateActive, registry.StateSuspended,
-	registry.StateRevoked, registry.StateRetired, registry.StateReplaced}
+	registry.StateRevoked, registry.StateRetired, registry.StateReplaced, registry.StateQuarantined}
 
 func stateCode(s registry.State) uint8 { return uint8(max(0, slices.Index(stateCodes[:], s))) }
 

@@ -85,7 +85,7 @@ func TestIndexBehavesAsAMap(t *testing.T) {
 func TestCountsFollowStates(t *testing.T) {
 	r := newRig(t)
 	r.populate(100)
-	want := map[registry.State]int{registry.StateActive: 90, registry.StateRevoked: 10, registry.StateRegistered: 0, registry.StateSuspended: 0, registry.StateRetired: 0, registry.StateReplaced: 0}
+	want := map[registry.State]int{registry.StateActive: 90, registry.StateRevoked: 10, registry.StateRegistered: 0, registry.StateSuspended: 0, registry.StateRetired: 0, registry.StateReplaced: 0, registry.StateQuarantined: 0}
 	if got := r.Count(); !maps.Equal(got, want) || r.Len() != 100 {
 		t.Errorf("counts %v of %d", got, r.Len())
 	}

@@ -51,6 +51,17 @@ func (f *Fleet) Issued(ctx context.Context) (map[string]int, error) {
 	return issued, err
 }
 
+// IssuedTo calls visit for every device with a usable certificate by that issuing CA, by
+// IssuerID, in order of ID. It reads facts, in a read transaction: visit must be quick.
+func (f *Fleet) IssuedTo(ctx context.Context, issuer string, visit func(id string, state registry.State)) error {
+	return f.config.Store.Facts(ctx, "", func(facts *registry.Facts) bool {
+		if slices.Contains(facts.Attributes.Issuers, issuer) {
+			visit(facts.ID, f.inForce(facts.ID, facts.State))
+		}
+		return true
+	})
+}
+
 // Certificate returns whose a certificate is and whether it is revoked, by IssuerID and
 // serial number (identity.SerialString), or an error that matches registry.ErrUnknown.
 func (f *Fleet) Certificate(ctx context.Context, issuer, serial string) (registry.Ownership, error) {
@@ -61,24 +72,6 @@ func (f *Fleet) Certificate(ctx context.Context, issuer, serial string) (registr
 // IssuerID, until it returns false. It holds a read transaction: visit must be quick.
 func (f *Fleet) Certificates(ctx context.Context, issuer string, visit func(registry.Ownership) bool) error {
 	return f.config.Store.Owners(ctx, issuer, visit)
-}
-
-// Walk calls visit with every record, in order of ID. It reads the whole store, a page
-// at a time. Certificates come without their DER.
-func (f *Fleet) Walk(ctx context.Context, visit func(registry.Device)) error {
-	for after := ""; ; {
-		page, err := f.config.Store.Devices(ctx, after, walkPage)
-		if err != nil {
-			return err
-		}
-		for _, d := range page {
-			visit(d)
-		}
-		if len(page) < walkPage {
-			return nil
-		}
-		after = page[len(page)-1].ID
-	}
 }
 
 // IssuerID is how the certificates of a record name that issuing CA.

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"crypto/x509"
 	"errors"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/fleethub/fleethub/certs/certtest"
 	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/certs/revocation"
 	"github.com/fleethub/fleethub/hub/registry"
 )
 
@@ -37,21 +39,26 @@ func TestFleetTrustsIssuersInForceAndTheirRenewals(t *testing.T) {
 	}
 }
 
-func TestWalkVisitsEveryRecordInOrder(t *testing.T) {
+func TestDevicesOfAnIssuerAreThoseWhoseCertificateIsUsable(t *testing.T) {
 	r := newRig(t)
-	want := []string{"a", "b", "c"}
-	r.register(want...)
-	var got []string
-	if err := r.Walk(t.Context(), func(d registry.Device) {
-		got = append(got, d.ID)
-		if d.Certificates[0].Issuer != IssuerID(r.pki.Factory.Certificate()) {
-			t.Errorf("%s is by %s", d.ID, d.Certificates[0].Issuer)
-		}
-	}); err != nil {
+	r.register("a", "b", "c")
+	if _, err := r.Suspend(t.Context(), "b", "", ann); err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(got, want) {
+	if _, err := r.Revoke(t.Context(), "c", revocation.KeyCompromise, ann); err != nil {
+		t.Fatal(err)
+	}
+	of := func(ca *x509.Certificate) (got []string) {
+		if err := r.IssuedTo(t.Context(), IssuerID(ca), func(id string, state registry.State) { got = append(got, id+" "+string(state)) }); err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	if got, want := of(r.pki.Factory.Certificate()), []string{"a registered", "b suspended"}; !slices.Equal(got, want) {
 		t.Errorf("visited %v, want %v", got, want)
+	}
+	if got := of(r.pki.Operational.Certificate()); len(got) > 0 {
+		t.Errorf("by the hub's CA: %v", got)
 	}
 }
 

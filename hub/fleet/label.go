@@ -22,6 +22,8 @@ type Relabel struct {
 	Select registry.Selector // if Device is empty; it has a term
 	Count  int               // as of an Order
 
+	IfRevision string // of the one device, as of an Order
+
 	Labels   map[string]string // to set; an empty value removes the label
 	Metadata map[string]string // likewise
 	Model    *string           // nil: as it is
@@ -109,7 +111,10 @@ func (f *Fleet) RehearseRelabel(ctx context.Context, r Relabel) (count int, samp
 
 func (f *Fleet) chosenBy(ctx context.Context, r Relabel) (ids []string, err error) {
 	if r.Device != "" {
-		_, err := f.record(ctx, r.Device)
+		d, err := f.record(ctx, r.Device)
+		if err == nil {
+			err = f.unchanged(d, r.IfRevision)
+		}
 		return []string{r.Device}, err
 	}
 	err = f.choose(ctx, r.Select, "", func(facts *registry.Facts) bool {

@@ -144,7 +144,7 @@ func TestDeviceComesBackWithANewCertificateAndLeaveOnly(t *testing.T) {
 	r := newRig(t)
 	old := r.register("pi-1")[0]
 	next := r.pki.Device("pi-1")
-	if _, err := r.Allow(t.Context(), "pi-1", "", ann); !errors.Is(err, registry.ErrTransition) {
+	if _, err := r.Allow(t.Context(), Leave{Device: "pi-1"}, ann); !errors.Is(err, registry.ErrTransition) {
 		t.Fatalf("leave for a device in good standing: error = %v", err)
 	}
 	if _, err := r.Revoke(t.Context(), "pi-1", 1, ann); err != nil {
@@ -154,7 +154,7 @@ func TestDeviceComesBackWithANewCertificateAndLeaveOnly(t *testing.T) {
 	if _, err := r.Import(t.Context(), manifest, ann); !errors.Is(err, ErrRejected) {
 		t.Fatalf("without leave: error = %v", err)
 	}
-	d, err := r.Allow(t.Context(), "pi-1", "repaired", ben)
+	d, err := r.Allow(t.Context(), Leave{Device: "pi-1", Note: "repaired"}, ben)
 	if err != nil || d.State != registry.StateRevoked || d.Permit.Actor != ben.Name || d.Permit.Note != "repaired" {
 		t.Fatalf("device = %+v, %v", d, err)
 	}

@@ -19,13 +19,14 @@ import (
 // Verb is what an order does to devices.
 type Verb string
 
-// The verbs. Each but resume cuts devices off; revoke, retire and replace for good.
+// The verbs. Each but resume and approve cuts devices off; revoke, retire and replace for good.
 const (
 	VerbSuspend Verb = "suspend"
 	VerbResume  Verb = "resume"
 	VerbRevoke  Verb = "revoke"
 	VerbRetire  Verb = "retire"
 	VerbReplace Verb = "replace"
+	VerbApprove Verb = "approve" // a quarantined device
 )
 
 // rules says what a verb does. Nothing changes them.
@@ -39,6 +40,7 @@ type rules struct {
 var verbs = map[Verb]rules{
 	VerbSuspend: {registry.StateSuspended, "suspended", protocol.ReasonSuspended, func(d *registry.Device, _ Order, c registry.Cause) error { return d.Suspend(c) }},
 	VerbResume:  {registry.StateActive, "resumed", "", func(d *registry.Device, _ Order, c registry.Cause) error { return d.Resume(c) }},
+	VerbApprove: {registry.StateRegistered, "approved", "", func(d *registry.Device, _ Order, c registry.Cause) error { return d.Approve(c) }},
 	VerbRevoke:  {registry.StateRevoked, "revoked", protocol.ReasonRevoked, func(d *registry.Device, _ Order, c registry.Cause) error { return d.Revoke(c) }},
 	VerbRetire:  {registry.StateRetired, "retired", protocol.ReasonRetired, func(d *registry.Device, _ Order, c registry.Cause) error { return d.Retire(c) }},
 	VerbReplace: {registry.StateReplaced, "replaced", protocol.ReasonReplaced, func(d *registry.Device, o Order, c registry.Cause) error { return d.Replace(o.By, c) }},
@@ -46,8 +48,11 @@ var verbs = map[Verb]rules{
 
 // legal reports whether the verb may be done to a device in that state.
 func (v Verb) legal(from registry.State) bool {
-	if v == VerbResume {
+	switch v {
+	case VerbResume:
 		return from == registry.StateSuspended
+	case VerbApprove:
+		return from == registry.StateQuarantined
 	}
 	return from.MayBecome(verbs[v].state)
 }
@@ -76,6 +81,11 @@ type Order struct {
 	// Count is how many devices the operator means. An order for more than
 	// MaxUncounted is refused without; one with another count than there are is, too.
 	Count int
+
+	// IfRevision is the revision (registry.Device.Revision) of the one device's record that
+	// the operator has looked at: if it has another one by now, nothing is done. Empty: any.
+	// It is no part of the order's JSON.
+	IfRevision string
 }
 
 // Errors about orders that callers tell apart.
@@ -89,10 +99,13 @@ var (
 // check returns an error that says what is wrong with the order, whatever the fleet is.
 func (o Order) check() error {
 	if _, ok := verbs[o.Verb]; !ok {
-		return fmt.Errorf("%w: %q is none of suspend, resume, revoke, retire, replace", ErrOrder, o.Verb)
+		return fmt.Errorf("%w: %q is none of suspend, resume, revoke, retire, replace, approve", ErrOrder, o.Verb)
 	}
 	if o.ID != "" && identity.ValidID(o.ID) != nil {
 		return fmt.Errorf("%w: %.80q can't be the ID of a receipt (1 to 64 letters, digits and . _ -)", ErrOrder, o.ID)
+	}
+	if o.IfRevision != "" && o.Device == "" {
+		return fmt.Errorf("%w: a revision is that of one device", ErrOrder)
 	}
 	if (o.Device == "") == o.Select.Any() {
 		return fmt.Errorf("%w: name one device, or a selector with at least one term (id=* is every device)", ErrOrder)
@@ -161,7 +174,7 @@ func (o *Order) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return err
 	}
-	*o = Order{w.ID, w.Verb, w.Device, s, w.Reason, w.Note, w.By, w.Count}
+	*o = Order{ID: w.ID, Verb: w.Verb, Device: w.Device, Select: s, Reason: w.Reason, Note: w.Note, By: w.By, Count: w.Count}
 	return nil
 }
 

@@ -14,6 +14,15 @@ import (
 // orderChunk is how many devices one transaction changes at most, some 15 MB of pages.
 const orderChunk = 1000
 
+// Where the order is durable already, records are written at leisure: a few a
+// transaction, and with as long a pause after it. Only the receipt waits for them, and
+// whoever publishes meanwhile waits for the same disk and processors.
+const (
+	finishTurns = 150                   // the fewest for any number, unless each has too few
+	finishChunk = 64                    // devices a transaction, at least
+	finishPause = 20 * time.Millisecond // at most
+)
+
 // A cut-off of more devices than that is made durable before it is in their records:
 //
 //  1. One transaction writes the order with the IDs of all whom it is for, and its audit
@@ -157,8 +166,10 @@ func (f *Fleet) finish(ctx context.Context) error {
 func (f *Fleet) finishOrder(ctx context.Context, p *pendingOrder) error {
 	record := f.audit(p.Actor, "device."+string(p.Order.Verb), "")
 	record.Time, record.Reason, record.Note, record.Receipt = p.Cause.At, p.Cause.Reason, p.Cause.Note, p.Order.ID
+	size := min(orderChunk, max(finishChunk, len(p.IDs)/finishTurns))
 	for p.written < len(p.IDs) {
-		chunk := p.IDs[p.written:min(p.written+orderChunk, len(p.IDs))]
+		began := time.Now()
+		chunk := p.IDs[p.written:min(p.written+size, len(p.IDs))]
 		s, err := f.stage(ctx, chunk, p.Order, p.Cause, record)
 		if err != nil {
 			return err
@@ -171,6 +182,7 @@ func (f *Fleet) finishOrder(ctx context.Context, p *pendingOrder) error {
 			f.publish(&s.devices[i])
 		}
 		p.lines, p.written = append(p.lines, s.lines...), p.written+len(chunk)
+		time.Sleep(min(2*time.Since(began), finishPause))
 	}
 	return f.config.Store.Commit(ctx, registry.Change{Documents: []registry.Document{{Kind: registry.KindOrder, ID: p.Order.ID}}})
 }

@@ -38,6 +38,9 @@ func (f *Fleet) Plan(ctx context.Context, o Order) (Plan, error) {
 		return Plan{}, err
 	}
 	d, err := f.Device(ctx, o.Device)
+	if err == nil {
+		err = f.unchanged(d, o.IfRevision)
+	}
 	if err != nil {
 		return Plan{}, err
 	}

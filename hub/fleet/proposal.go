@@ -109,6 +109,12 @@ func (f *Fleet) Proposals(ctx context.Context) ([]Proposal, error) {
 	return proposals, nil
 }
 
+// Proposal returns an order that waits for a second operator, or an error that matches
+// ErrNoProposal.
+func (f *Fleet) Proposal(ctx context.Context, id string) (Proposal, error) {
+	return f.readProposal(ctx, id)
+}
+
 // Approve carries out a proposal in the name of who made it. The actor is another
 // operator than that and says how many devices it is for. If the selector picks others
 // by now, it is refused.

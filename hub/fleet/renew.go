@@ -24,8 +24,11 @@ const (
 
 // Reasons of a RenewalRefusal that are about the request, not about the device.
 const (
-	RefusedForKey  = "key"  // it isn't a new one
-	RefusedForRate = "rate" // too many renewals
+	RefusedForKey        = "key"            // it isn't a new one
+	RefusedForRate       = "rate"           // too many renewals
+	RefusedForNoTPM      = "no-tpm"         // a TPM vouches for it, and no TPM is known to be the device's
+	RefusedForOtherTPM   = "other-tpm"      // the TPM that vouches for it is not the device's
+	RefusedForProtection = "key-protection" // no TPM vouches for it, and the model demands that
 )
 
 // Renewal is a device's request for another certificate.
@@ -34,6 +37,18 @@ type Renewal struct {
 	Presented *x509.Certificate // the device has proved to hold its key; chain and validity are the caller's to verify
 	Key       []byte            // the SubjectPublicKeyInfo to be certified; its possession is proved
 	Address   string            // of the device, for the audit log
+
+	// EK is the TPM that vouches for the key, as registry.Device.EK has it: the device has
+	// proved that the key is in it. Empty: it may be anywhere.
+	EK string
+}
+
+// protection is what the certificate is to say of the key.
+func (r Renewal) protection() identity.Protection {
+	if r.EK == "" {
+		return identity.ProtectionUnproven
+	}
+	return identity.ProtectionTPM
 }
 
 // RenewalRefusal is the error of a renewal that is refused.
@@ -65,7 +80,10 @@ func (f *Fleet) Renew(ctx context.Context, r Renewal, issue func() (*x509.Certif
 	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, r.Key) {
 		return nil, fmt.Errorf("renew %s: the certificate that was signed is for another key", r.Device)
 	}
-	demoted := false
+	if says := identity.ProtectionOf(leaf); says != r.protection() {
+		return nil, fmt.Errorf("renew %s: the certificate that was signed says %s of its key, which is %s", r.Device, says, r.protection())
+	}
+	changed := false
 	err = f.write(ctx, func() error {
 		var d registry.Device
 		if d, made, err = f.renewable(ctx, r); err != nil || made != nil {
@@ -79,8 +97,8 @@ func (f *Fleet) Renew(ctx context.Context, r Renewal, issue func() (*x509.Certif
 			return err
 		}
 		before := d.Protection
-		if demoted = demote(&d); demoted {
-			record.Detail += ", key protection " + d.Protection + " (was " + before + "): nobody has proved where the new key lives"
+		if changed = r.protect(&d); changed {
+			record.Detail += ", key protection " + d.Protection + " (was " + before + ")"
 		}
 		if err := f.config.Store.Commit(context.WithoutCancel(ctx), registry.Change{Devices: []registry.Device{d}, Audit: []registry.AuditRecord{record}}); err != nil {
 			return fmt.Errorf("renew %s: %w", d.ID, err)
@@ -92,10 +110,27 @@ func (f *Fleet) Renew(ctx context.Context, r Renewal, issue func() (*x509.Certif
 	if err != nil {
 		return nil, err
 	}
-	if demoted && f.config.Changed != nil {
+	if changed && f.config.Changed != nil {
 		f.config.Changed([]string{r.Device})
 	}
 	return made, nil
+}
+
+// CheckRenewal returns nil if Renew would give the device a certificate, as far as that can
+// be told before the key is proved to be in a TPM: the same *RenewalRefusal otherwise.
+func (f *Fleet) CheckRenewal(ctx context.Context, r Renewal) error {
+	_, _, err := f.renewable(ctx, r)
+	return err
+}
+
+// Endorsed reports whether a device, in whatever state, has the TPM of that endorsement
+// key (registry.Device.EK).
+func (f *Fleet) Endorsed(ctx context.Context, ek string) bool {
+	_, err := f.config.Store.Endorsed(ctx, ek)
+	if err != nil && !errors.Is(err, registry.ErrUnknown) {
+		f.config.Log.Error("whose a TPM is can't be read", "error", err)
+	}
+	return err == nil
 }
 
 // renewable returns the record of a device that may renew, with what it has been given
@@ -122,6 +157,14 @@ func (f *Fleet) renewable(ctx context.Context, r Renewal) (d registry.Device, ma
 	if !d.Certificates[at].Usable() {
 		return refuse("superseded", "the certificate presented was device %s's once, and another has taken its place", d.ID)
 	}
+	switch {
+	case r.EK != "" && d.EK == "":
+		return refuse(RefusedForNoTPM, "this hub knows no TPM of device %s, so none can vouch for its key", d.ID)
+	case r.EK != d.EK && r.EK != "":
+		return refuse(RefusedForOtherTPM, "the TPM that vouches for the key is not device %s's", d.ID)
+	case r.EK == "" && f.needsTPM(d.Model):
+		return refuse(RefusedForProtection, "keys of the model %s must be in a TPM, and no TPM vouches for the key that device %s sent: renew with the attested exchange (device-agent does, where the key is in the TPM)", d.Model, d.ID)
+	}
 	now, trusted := f.config.Now(), f.trustedIssuers()
 	recent, oldest := 0, now
 	for i, c := range d.Certificates {
@@ -134,7 +177,10 @@ func (f *Fleet) renewable(ctx context.Context, r Renewal) (d registry.Device, ma
 		case err != nil:
 			return d, nil, fmt.Errorf("certificate %s of %s: %w", c.Serial, d.ID, err)
 		case same && i > at && c.StandingAt(now, trusted == nil || trusted[c.Issuer]) == registry.StandingUsable:
-			return d, parsed, nil
+			if r.EK == "" || identity.ProtectionOf(parsed) == identity.ProtectionTPM {
+				return d, parsed, nil
+			}
+			return refuse(RefusedForKey, "device %s has a certificate for that key which doesn't say that it is in a TPM: make a new key", d.ID)
 		case same:
 			return refuse(RefusedForKey, "device %s has had a certificate for that key before: make a new key", d.ID)
 		}
@@ -163,18 +209,17 @@ func minTime(a, b time.Time) time.Time {
 	return a
 }
 
-// ProtectionUnproven is the key protection of a device that had its key in a TPM and has
-// renewed since: EST alone doesn't prove where the new key lives.
-const ProtectionUnproven = "unproven"
-
-// demote takes back a proof of key protection that was about another key. It reports
-// whether there was one.
-func demote(d *registry.Device) bool {
-	if !strings.HasPrefix(d.Protection, "tpm") {
-		return false
+// protect notes what is proved of the new key; what was proved of another one is no proof
+// any more. It reports whether that is a change.
+func (r Renewal) protect(d *registry.Device) bool {
+	before := d.Protection
+	switch {
+	case r.EK != "":
+		d.Protection = protectionTPM
+	case before == protectionTPM:
+		d.Protection = ProtectionUnproven
 	}
-	d.Protection = ProtectionUnproven
-	return true
+	return d.Protection != before
 }
 
 // identityOf returns the SPIFFE ID of a certificate that the hub has just signed.

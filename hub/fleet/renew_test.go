@@ -19,8 +19,14 @@ import (
 // renewal returns a request of a device for a new key, and what the hub would sign.
 func (r *rig) renewal(d certtest.Credential) (Renewal, func() (*x509.Certificate, error)) {
 	r.t.Helper()
-	next := r.pki.Device(d.Identity.ID, certtest.WithIssuer(r.pki.Operational)).Leaf
-	return Renewal{Device: d.Identity.ID, Presented: d.Leaf, Key: next.RawSubjectPublicKeyInfo, Address: "192.0.2.9:1"}, func() (*x509.Certificate, error) { return next, nil }
+	return r.renewalBy(d, "", certtest.WithIssuer(r.pki.Operational))
+}
+
+// renewalBy is renewal with the word of the TPM of that endorsement key.
+func (r *rig) renewalBy(d certtest.Credential, ek string, options ...certtest.Option) (Renewal, func() (*x509.Certificate, error)) {
+	r.t.Helper()
+	next := r.pki.Device(d.Identity.ID, options...).Leaf
+	return Renewal{Device: d.Identity.ID, Presented: d.Leaf, Key: next.RawSubjectPublicKeyInfo, Address: "192.0.2.9:1", EK: ek}, func() (*x509.Certificate, error) { return next, nil }
 }
 
 func (r *rig) renew(d certtest.Credential) *x509.Certificate {
@@ -109,27 +115,6 @@ func TestRenewalThatIsNotDurableIsNoRenewal(t *testing.T) {
 		t.Errorf("superseded %v in memory alone, %v", got, err)
 	}
 	r.store.broken.Store(false)
-}
-
-// The hub must not go on to say of a renewed key what was proved of another one.
-func TestRenewalTakesBackTheProofOfTheTPM(t *testing.T) {
-	r := newRig(t)
-	attested, plain := r.pki.Device("pi-1"), r.pki.Device("pi-2")
-	e := entryOf(attested)
-	e.Protection = "tpm"
-	r.mustImport(e, entryOf(plain))
-	var changed []string
-	r.config.Changed = func(ids []string) { changed = append(changed, ids...) }
-	r.renew(attested)
-	r.renew(plain)
-	for id, want := range map[string]string{"pi-1": ProtectionUnproven, "pi-2": "software"} {
-		if status, _ := r.Status(id); status.Protection != want {
-			t.Errorf("%s: protection %q, want %q", id, status.Protection, want)
-		}
-	}
-	if strings.Join(changed, " ") != "pi-1" {
-		t.Errorf("policy is decided again for %v", changed)
-	}
 }
 
 // budgeted returns entries of a station that may make that many devices.

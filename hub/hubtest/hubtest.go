@@ -100,6 +100,13 @@ func (h *Hub) Restart() {
 	h.start()
 }
 
+// Configure changes what the hub is told at its next Restart.
+func (h *Hub) Configure(options ...Option) {
+	for _, o := range options {
+		o(&h.config)
+	}
+}
+
 // Advance puts the hub's clock forward, or back. Clients keep the real time.
 func (h *Hub) Advance(d time.Duration) { h.ahead.Add(int64(d)) }
 
@@ -122,6 +129,21 @@ func (h *Hub) Log() string { return h.log.String() }
 func (h *Hub) Register(devices ...certtest.Credential) {
 	h.t.Helper()
 	h.factory().Register(devices...)
+}
+
+// RegisterTPM makes a device known whose certificate says that its key is in a TPM, the one
+// of that endorsement key (registry.Device.EK).
+func (h *Hub) RegisterTPM(d certtest.Credential, ek string) {
+	h.t.Helper()
+	h.factory().importManifest(manifest.Entry{Certificate: d.Leaf.Raw, Model: TPMModel, Protection: string(identity.ProtectionTPM), EK: ek})
+}
+
+// TPMModel is the model of devices that RegisterTPM registers. Others have none.
+const TPMModel = "pi5"
+
+// DemandingTPM has the hub demand of devices of the TPMModel that their keys be in a TPM.
+func DemandingTPM() Option {
+	return func(c *server.Config) { c.KeyProtection = server.KeyProtectionConfig{TPMModel: "tpm"} }
 }
 
 // Supersede registers next in the place of a device's former certificate.

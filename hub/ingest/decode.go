@@ -194,7 +194,7 @@ func (r *reader) life(s *Session) {
 	s.Connected = flags&lifeConnected != 0
 	s.Left = time.UnixMilli(r.int()).UTC()
 	s.Expiry = time.Duration(r.uint()) * time.Second
-	s.Will = nil
+	s.Will, s.Author = nil, nil
 	if flags&lifeWill == 0 {
 		return
 	}
@@ -209,6 +209,21 @@ func (r *reader) life(s *Session) {
 	m.Payload = append([]byte(nil), m.Payload...)
 	will.Message = m.Publish
 	s.Will = will
+	if flags&lifeAuthor != 0 {
+		s.Author = &Author{OU: r.strings(), SAN: r.strings()}
+	}
+}
+
+func (r *reader) strings() []string {
+	n := r.count()
+	if n == 0 {
+		return nil
+	}
+	texts := make([]string, n)
+	for i := range texts {
+		texts[i] = r.string()
+	}
+	return texts
 }
 
 // Accepted returns the message that a record is about, if it is one that was

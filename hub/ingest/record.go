@@ -84,6 +84,13 @@ type Subscription struct {
 	SubID int // subscription identifier; 0: none
 }
 
+// Author is what the certificate of who left a will says besides its name: the will is
+// published by policy, perhaps after a restart, when nobody shows that certificate.
+type Author struct {
+	OU  []string // organizational units
+	SAN []string // subject alternative names, as policy.Names writes them
+}
+
 // Session is all that is stored of one.
 type Session struct {
 	Number    uint64 // from 1 on, never used again
@@ -93,6 +100,7 @@ type Session struct {
 	Left      time.Time     // when the connection ended; zero while Connected
 	Expiry    time.Duration // how long it outlives its connection
 	Will      *wire.Will    // nil: none
+	Author    *Author       // who left the will; nil: there is none, or it isn't known
 	Subs      []Subscription
 	Incoming  []uint16 // identifiers of QoS 2 messages that wait for their PUBREL
 	Queue     []Queued
@@ -253,6 +261,7 @@ func appendPresence(b []byte, s *Session) []byte {
 const (
 	lifeConnected = 1 << 0
 	lifeWill      = 1 << 1
+	lifeAuthor    = 1 << 2 // of the will; a hub that doesn't know it refuses the record
 )
 
 func appendLife(b []byte, s *Session) []byte {
@@ -262,6 +271,9 @@ func appendLife(b []byte, s *Session) []byte {
 	}
 	if s.Will != nil {
 		flags |= lifeWill
+		if s.Author != nil {
+			flags |= lifeAuthor
+		}
 	}
 	b = append(b, flags, s.Version)
 	b = binary.AppendVarint(b, s.Left.UnixMilli())
@@ -269,6 +281,17 @@ func appendLife(b []byte, s *Session) []byte {
 	if s.Will != nil {
 		b = binary.AppendUvarint(b, uint64(s.Will.Delay))
 		b = appendBytes(b, appendMessage(nil, kindKept, &Message{Publish: s.Will.Message}))
+	}
+	if flags&lifeAuthor != 0 {
+		b = appendStrings(appendStrings(b, s.Author.OU), s.Author.SAN)
+	}
+	return b
+}
+
+func appendStrings(b []byte, texts []string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(texts)))
+	for _, text := range texts {
+		b = appendString(b, text)
 	}
 	return b
 }

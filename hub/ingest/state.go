@@ -45,7 +45,8 @@ func (s *State) Apply(record []byte) error {
 			return err
 		}
 		if session := s.Sessions[number]; session != nil {
-			session.Version, session.Connected, session.Left, session.Expiry, session.Will = life.Version, life.Connected, life.Left, life.Expiry, life.Will
+			session.Version, session.Connected, session.Left, session.Expiry = life.Version, life.Connected, life.Left, life.Expiry
+			session.Will, session.Author = life.Will, life.Author
 		}
 	case kindEnd, kindDone, kindReceived, kindReleased:
 		number, id := r.uint(), r.id()

@@ -72,6 +72,7 @@ func someSession(number uint64) *Session {
 	return &Session{
 		Number: number, Key: "device/pi-1", Version: 5, Left: time.UnixMilli(1792000000000).UTC(), Expiry: time.Hour,
 		Will:     &wire.Will{Message: wire.Publish{Topic: "d/pi-1/evt/offline", Payload: []byte("gone"), QoS: 1, Retain: true}, Delay: 30},
+		Author:   &Author{OU: []string{"pump", ""}, SAN: []string{"uri:spiffe://fleet.example/device/pi-1"}},
 		Subs:     []Subscription{{Subscription: wire.Subscription{Filter: "d/pi-1/cmd/#", QoS: 2, NoLocal: true, RetainAsPublished: true, RetainHandling: 2}, SubID: 12}},
 		Incoming: []uint16{1, 65535},
 		Queue:    []Queued{{Message: 7, Delivery: Delivery{ID: 3, QoS: 2, SubIDs: []int{4}}, Received: true}},

@@ -349,7 +349,7 @@ func TestIssuerHasSoManyFullHandshakes(t *testing.T) {
 	must(t, err)
 	roundTrip(t, conn) // a resumed handshake is none of these
 
-	h.addresses.note(addressOf(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}), "another", time.Now())
+	h.addresses.note(addressOf(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}), "another", 0, time.Now())
 	other, err := h.dial(h.pki.Device("pi-4", certtest.WithIssuer(h.pki.Operational)).ClientConfig())
 	must(t, err)
 	roundTrip(t, other)

@@ -85,6 +85,11 @@ type Limits struct {
 	// fifth of it, which only devices gone mad come near.
 	IssuerBurst int
 	IssuerRate  float64
+
+	// DeviceBurst and DeviceRate are the same for one device, so that one alone can't
+	// use up its issuer's. 0: a hundredth of those, 64 and 1 at least.
+	DeviceBurst int
+	DeviceRate  float64
 }
 
 func (l *Limits) setDefaults(maxConnections int) {
@@ -104,11 +109,17 @@ func (l *Limits) setDefaults(maxConnections int) {
 			*n.field = n.value
 		}
 	}
+	if l.DeviceBurst <= 0 {
+		l.DeviceBurst = max(64, l.IssuerBurst/100)
+	}
 	if l.AddressRate <= 0 {
 		l.AddressRate = 200
 	}
 	if l.IssuerRate <= 0 {
 		l.IssuerRate = max(1, float64(maxConnections)/5)
+	}
+	if l.DeviceRate <= 0 {
+		l.DeviceRate = max(1, l.IssuerRate/100)
 	}
 }
 

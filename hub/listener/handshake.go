@@ -2,11 +2,13 @@ package listener
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"fmt"
 	"runtime/debug"
 	"time"
 
+	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
 )
 
@@ -41,7 +43,7 @@ func (l *Listener) handshake(c *Conn, accepted time.Time) {
 
 // shake performs the handshake and contains a panic in it, whatever the peer sent.
 func (l *Listener) shake(c *Conn, accepted time.Time) (err error) {
-	t := &turn{lanes: &l.lanes, raw: c.raw, done: c.done, budget: maxHandshake, deadline: accepted.Add(l.config.Limits.Wait)}
+	t := &turn{lanes: &l.lanes, raw: c.raw, done: c.done, budget: maxHandshake, deadline: accepted.Add(time.Duration(l.wait.Load()))}
 	defer func() {
 		if r := recover(); r != nil {
 			l.config.Log.Error("panic in a TLS handshake", "remote", c.RemoteAddr(), "panic", r, "stack", string(debug.Stack()))
@@ -77,12 +79,21 @@ func (l *Listener) shake(c *Conn, accepted time.Time) (err error) {
 		c.ticket = binary.BigEndian.Uint64(t.identity)
 	}
 	if !c.Peer.Resumed && c.Peer.Issuer != nil {
-		issuer := string(c.Peer.Issuer.SubjectKeyId)
-		l.issuers.charge(issuer, time.Now())
-		l.addresses.note(c.address, issuer, time.Now())
+		l.charge(c, time.Now())
 	}
 	c.shaken.Store(true) // each write has a deadline of its own from now on
 	return c.SetReadDeadline(time.Now().Add(l.config.ConnectTimeout))
+}
+
+// charge counts a full handshake, which is complete, to whom it was with.
+func (l *Listener) charge(c *Conn, now time.Time) {
+	issuer, d := string(c.Peer.Issuer.SubjectKeyId), device(0)
+	if c.Peer.Identity.Role == identity.RoleDevice && c.Peer.Certificate != nil {
+		d = l.devices.of(c.Peer.Certificate)
+		l.devices.charge(d, now)
+	}
+	l.issuers.charge(issuer, now)
+	l.addresses.note(c.address, issuer, d, now)
 }
 
 // admit reads the ClientHello, before crypto/tls has spent anything on it, and waits
@@ -105,7 +116,11 @@ func (l *Listener) admit(c *Conn, t *turn, buffer *[]byte) error {
 		}
 	}
 	if t.session == nil {
-		if issuer := l.addresses.issuerAt(c.address); issuer != "" && l.issuers.spent(issuer, time.Now()) {
+		issuer, d := l.addresses.aloneAt(c.address)
+		switch {
+		case d != 0 && l.devices.spent(d, time.Now()):
+			return errDeviceLimit
+		case issuer != "" && l.issuers.spent(issuer, time.Now()):
 			return errIssuerLimit
 		}
 	}
@@ -134,6 +149,8 @@ func (l *Listener) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	c := hello.Conn.(*rawConn).conn
 	config := l.tls.Clone()
 	config.GetConfigForClient = nil
+	policy := l.policy.Load()
+	config.CipherSuites, config.CurvePreferences = policy.suites, policy.curves
 	config.VerifyConnection = func(cs tls.ConnectionState) error { return l.verify(c, cs) }
 	var by *tls.SessionState // the session last opened: the one that is resumed, if any is
 	config.UnwrapSession = func(identity []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
@@ -184,14 +201,28 @@ func (l *Listener) verify(c *Conn, cs tls.ConnectionState) (err error) {
 		if n := len(cs.PeerCertificates); n > maxChain {
 			return &mtls.Refusal{Reason: ReasonChainTooLong, Detail: fmt.Sprintf("the client presented %d certificates, its own and %d for its issuers are enough", n, maxChain-1)}
 		}
-		if !cs.DidResume && l.issuers.spent(string(leaf.AuthorityKeyId), time.Now()) {
-			// The alert that crypto/tls sends for any error here would tell a good
-			// device that its certificate is bad, so it must not arrive.
-			c.Cut()
-			c.raw.turn.err = errIssuerLimit
-			return errIssuerLimit
+		if !cs.DidResume {
+			if err := l.exhausted(leaf, time.Now()); err != nil {
+				// The alert that crypto/tls sends for any error here would tell a good
+				// device that its certificate is bad, so it must not arrive.
+				c.Cut()
+				c.raw.turn.err = err
+				return err
+			}
 		}
 	}
 	c.Peer, err = l.config.Verify(cs)
 	return err
+}
+
+// exhausted is an error if no more full handshakes are served to the device of a
+// certificate, or to its issuer's devices, for a while.
+func (l *Listener) exhausted(leaf *x509.Certificate, now time.Time) error {
+	switch {
+	case l.devices.spent(l.devices.of(leaf), now):
+		return errDeviceLimit
+	case l.issuers.spent(string(leaf.AuthorityKeyId), now):
+		return errIssuerLimit
+	}
+	return nil
 }

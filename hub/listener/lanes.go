@@ -38,11 +38,12 @@ var (
 // for and then die at its deadline. A peer that takes longer than patience counts no
 // more, so silent ones can't close a lane.
 type lanes struct {
-	window   int           // answers awaited in each lane
-	patience time.Duration // for one
+	patience time.Duration // for one answer
 
 	mu       sync.Mutex // guards what follows
-	free     int        // rights to compute
+	window   int        // answers awaited in each lane
+	rights   int        // to compute
+	free     int        // of them; less than 0 after there were more
 	queues   [laneCount]list.List
 	limits   [laneCount]int       // of those waiting; 0: none, the handshakes under way bound it
 	awaited  [laneCount]list.List // of *answer, oldest first
@@ -196,7 +197,7 @@ func (l *lanes) isOpen(in lane, now time.Time) bool {
 // remind has serve run when a lane that somebody waits at opens by itself, unless that
 // is arranged already. The caller holds mu.
 func (l *lanes) remind(now time.Time) {
-	if l.reminder != nil || l.free == 0 {
+	if l.reminder != nil || l.free <= 0 {
 		return
 	}
 	var next time.Time

@@ -52,9 +52,8 @@ const maxAddresses = 1 << 16
 //
 // An IPv6 address stands for its /64, which is what one host is given.
 type addresses struct {
-	quota quota
-
 	mu    sync.Mutex // guards what follows
+	quota quota
 	known map[netip.Addr]*address
 	rest  address // for those that come when maxAddresses are known
 }
@@ -64,6 +63,8 @@ type address struct {
 	credit bucket
 	issuer string // of the last full handshake that succeeded, by key identifier
 	mixed  bool   // there were several issuers
+	device device // likewise; 0: a service's
+	shared bool   // there were several devices
 }
 
 func newAddresses(q quota) *addresses {
@@ -134,7 +135,7 @@ func (s *addresses) giveBack(a netip.Addr, now time.Time) {
 }
 
 // note remembers whose certificate was used at a.
-func (s *addresses) note(a netip.Addr, issuer string, now time.Time) {
+func (s *addresses) note(a netip.Addr, issuer string, d device, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	known := s.of(a, now)
@@ -142,17 +143,26 @@ func (s *addresses) note(a netip.Addr, issuer string, now time.Time) {
 		return
 	}
 	known.mixed = known.mixed || known.issuer != "" && known.issuer != issuer
-	known.issuer = issuer
+	known.shared = known.shared || known.issuer != "" && known.device != d
+	known.issuer, known.device = issuer, d
 }
 
-// issuerAt returns the issuer whose certificates alone have been used at a, or "".
-func (s *addresses) issuerAt(a netip.Addr) string {
+// aloneAt returns the issuer whose certificates alone have been used at a, or "", and the
+// device whose certificate alone has, or 0.
+func (s *addresses) aloneAt(a netip.Addr) (issuer string, d device) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if known, ok := s.known[a]; ok && !known.mixed {
-		return known.issuer
+	known, ok := s.known[a]
+	if !ok {
+		return "", 0
 	}
-	return ""
+	if !known.mixed {
+		issuer = known.issuer
+	}
+	if !known.shared {
+		d = known.device
+	}
+	return issuer, d
 }
 
 // issuers holds each issuing CA to a rate of full handshakes, so that one batch of
@@ -160,10 +170,9 @@ func (s *addresses) issuerAt(a netip.Addr) string {
 // token: a certificate is no secret, and who merely shows one must not use up its
 // issuer's. Issuers are trusted ones, so there are few.
 type issuers struct {
+	mu    sync.Mutex // guards what follows
 	quota quota
-
-	mu   sync.Mutex // guards used
-	used map[string]*bucket
+	used  map[string]*bucket
 }
 
 func newIssuers(q quota) *issuers {

@@ -86,14 +86,19 @@ func TestAddressesAreBounded(t *testing.T) {
 	}
 }
 
-func TestIssuerOfAnAddressIsKnownUntilAnotherComes(t *testing.T) {
+func TestWhoIsAloneAtAnAddressIsKnownUntilAnotherComes(t *testing.T) {
 	s, a := newAddresses(quota{4, 1}), netip.MustParseAddr("192.0.2.1")
-	for i, step := range []struct{ issuer, want string }{{"", ""}, {"x", "x"}, {"x", "x"}, {"y", ""}, {"y", ""}} {
+	for i, step := range []struct {
+		issuer string
+		device device
+		want   string
+		alone  device
+	}{{"", 0, "", 0}, {"x", 1, "x", 1}, {"x", 1, "x", 1}, {"x", 2, "x", 0}, {"x", 1, "x", 0}, {"y", 1, "", 0}, {"y", 1, "", 0}} {
 		if step.issuer != "" {
-			s.note(a, step.issuer, start0)
+			s.note(a, step.issuer, step.device, start0)
 		}
-		if got := s.issuerAt(a); got != step.want {
-			t.Errorf("step %d: %q, want %q", i, got, step.want)
+		if issuer, d := s.aloneAt(a); issuer != step.want || d != step.alone {
+			t.Errorf("step %d: %q and %d, want %q and %d", i, issuer, d, step.want, step.alone)
 		}
 	}
 }

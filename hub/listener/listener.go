@@ -46,6 +46,9 @@ type Listener struct {
 	lanes       lanes
 	addresses   *addresses
 	issuers     *issuers
+	devices     *devices
+	policy      atomic.Pointer[negotiated] // see Negotiate
+	most, wait  atomic.Int64               // Config.MaxConnections and Limits.Wait; see SetLimits
 	refusals    refusals
 
 	mu        sync.Mutex // guards what follows
@@ -67,11 +70,10 @@ func New(config Config) *Listener {
 	}
 	l.brief = newWorkers(l.stop)
 	l.tls.GetConfigForClient = l.configFor
-	limits := config.Limits
-	l.addresses = newAddresses(quota{float64(limits.AddressBurst), limits.AddressRate})
-	l.issuers = newIssuers(quota{float64(limits.IssuerBurst), limits.IssuerRate})
-	l.lanes.free, l.lanes.window, l.lanes.patience = limits.Computing, limits.Answers, config.HandshakeTimeout/5
-	l.lanes.limits[laneResumed], l.lanes.limits[laneFull] = limits.ResumedQueue, limits.FullQueue
+	l.addresses, l.issuers, l.devices = newAddresses(quota{}), newIssuers(quota{}), newDevices(quota{})
+	l.lanes.patience = config.HandshakeTimeout / 5
+	l.SetLimits(config.MaxConnections, config.Limits)
+	l.Negotiate(config.TLS)
 	l.refusals.log = config.Log
 	return l
 }
@@ -146,7 +148,7 @@ func (l *Listener) isClosed() bool {
 }
 
 func (l *Listener) accept(raw net.Conn) {
-	if l.open.Add(1) > int64(l.config.MaxConnections) {
+	if l.open.Add(1) > l.most.Load() {
 		l.turnAway(raw, ReasonTooMany, "as many connections as may be are open")
 		return
 	}

@@ -21,6 +21,7 @@ const (
 	ReasonTooMany          = "too-many-connections"
 	ReasonAddressLimit     = "address-limit" // of connections that have proved nothing
 	ReasonIssuerLimit      = "issuer-limit"  // of full handshakes
+	ReasonDeviceLimit      = "device-limit"  // likewise
 	ReasonQueueFull        = "queue-full"
 	ReasonQueueTimeout     = "queue-timeout"
 	ReasonHandshakeTimeout = "handshake-timeout"
@@ -37,6 +38,7 @@ const (
 var (
 	errPanic       = errors.New("the hub's own error, see its log")
 	errIssuerLimit = errors.New("the devices of that issuer make too many full handshakes")
+	errDeviceLimit = errors.New("that device makes too many full handshakes")
 	errTooLarge    = errors.New("the client sent more than a handshake has")
 )
 
@@ -52,12 +54,13 @@ var ownReasons = []struct {
 	{errQueueFull, ReasonQueueFull},
 	{errQueueTimeout, ReasonQueueTimeout},
 	{errIssuerLimit, ReasonIssuerLimit},
+	{errDeviceLimit, ReasonDeviceLimit},
 }
 
 // overload reports whether err says that the hub has no room now, and nothing about
 // the peer.
 func overload(err error) bool {
-	return errors.Is(err, errQueueFull) || errors.Is(err, errQueueTimeout) || errors.Is(err, errIssuerLimit)
+	return errors.Is(err, errQueueFull) || errors.Is(err, errQueueTimeout) || errors.Is(err, errIssuerLimit) || errors.Is(err, errDeviceLimit)
 }
 
 // explain turns a handshake's error into a reason, the identity claimed, and a

@@ -26,7 +26,7 @@ func (l *Listener) Stats() Stats {
 	s := Stats{Open: l.Open(), Handshaking: int(l.handshaking.Load()), Unlogged: l.refusals.suppressed()}
 	l.lanes.mu.Lock()
 	defer l.lanes.mu.Unlock()
-	s.Computing = l.config.Limits.Computing - l.lanes.free
+	s.Computing = l.lanes.rights - l.lanes.free
 	s.WaitingResumed, s.WaitingFull, s.WaitingBegun = l.lanes.queues[laneResumed].Len(), l.lanes.queues[laneFull].Len(), l.lanes.queues[laneBegun].Len()
 	s.AwaitedResumed, s.AwaitedFull = l.lanes.awaited[laneResumed].Len(), l.lanes.awaited[laneFull].Len()
 	s.AdmittedResumed, s.AdmittedFull = l.lanes.admitted[laneResumed], l.lanes.admitted[laneFull]

@@ -52,6 +52,9 @@ func New(doc Document) (*Policy, error) {
 		return nil, fmt.Errorf("rules: there are %d, at most %d are taken", len(doc.Rules), maxRules)
 	}
 	p := new(Policy)
+	for role := range p.tables {
+		p.tables[role].publish.deny.deny, p.tables[role].subscribe.deny.deny = true, true
+	}
 	names := make(map[string]int)
 	lines := 0
 	for i, written := range doc.Rules {
@@ -65,6 +68,12 @@ func New(doc Document) (*Policy, error) {
 		names[written.Name] = number
 		if lines += len(written.Topics); lines > maxLines {
 			return nil, fmt.Errorf("rules: they have more than %d topics together", maxLines)
+		}
+	}
+	for role := range p.tables {
+		for _, side := range []*side{&p.tables[role].publish, &p.tables[role].subscribe} {
+			side.deny.sort()
+			side.allow.sort()
 		}
 	}
 	canonical, err := json.Marshal(doc)

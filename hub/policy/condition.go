@@ -159,28 +159,41 @@ func (c *condition) holds(q *question) verdict {
 
 func (t *term) holds(q *question) verdict {
 	switch t.key {
-	case keyID:
-		return verdictOf(t.matches(q.subject.ID))
 	case keyOU:
 		return t.ofCertificate(q, q.subject.OU)
 	case keySAN:
 		return t.ofCertificate(q, q.subject.SAN)
 	}
-	a, known := q.attributes()
+	has, known := q.single(t.key, t.label)
 	if !known {
 		return unknown
 	}
-	switch t.key {
-	case keyLabel:
-		return verdictOf(t.matches(a.Labels[t.label]))
-	case keyModel:
-		return verdictOf(t.matches(a.Model))
-	case keyProtection:
-		return verdictOf(t.matches(a.Protection))
-	case keyBatch:
-		return verdictOf(t.matches(a.Batch))
+	return verdictOf(t.matches(has))
+}
+
+// single returns what the subject has of a key of which one has one: empty if it has
+// none, false if that isn't known.
+func (q *question) single(k key, label string) (has string, known bool) {
+	if k == keyID {
+		return q.subject.ID, true
 	}
-	return verdictOf(t.matches(a.Station))
+	a, known := q.attributes()
+	if !known {
+		return "", false
+	}
+	switch k {
+	case keyLabel:
+		has = a.Labels[label]
+	case keyModel:
+		has = a.Model
+	case keyProtection:
+		has = a.Protection
+	case keyBatch:
+		has = a.Batch
+	case keyStation:
+		has = a.Station
+	}
+	return has, true
 }
 
 func (t *term) ofCertificate(q *question, has []string) verdict {
@@ -216,4 +229,7 @@ func (r *rule) applies(q *question) bool {
 }
 
 // doubt is what the rule does where something isn't known.
-func (r *rule) doubt(q *question) bool { return r.deny != q.subject.Provisional }
+func (r *rule) doubt(q *question) bool { return q.doubt(r.deny) }
+
+// doubt is what rules that deny, or that allow, do where something isn't known.
+func (q *question) doubt(deny bool) bool { return deny != q.subject.Provisional }

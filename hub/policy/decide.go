@@ -8,8 +8,11 @@ import (
 	"github.com/fleethub/fleethub/hub/topic"
 )
 
-// maxLevels is that of package topic: no valid name or filter has more.
-const maxLevels = 16
+// The limits of package topic: a test holds take to them.
+const (
+	maxBytes  = 1024
+	maxLevels = 16
+)
 
 // question is what is asked, taken apart once for all rules. It lives on the stack.
 type question struct {
@@ -19,31 +22,46 @@ type question struct {
 	rest    bool // a '#' follows them
 	system  bool // it begins with '$'
 	shared  bool // it was a shared subscription
-	wild    bool // it has a wildcard
 
 	asked, known bool // the registry
 	registry     Attributes
 }
 
-// split takes a valid name, or a valid filter without its share, apart.
-func (q *question) split(name string) bool {
-	q.system = name[0] == '$'
-	for {
-		level, behind, more := strings.Cut(name, "/")
-		if level == "#" && !more {
-			q.rest = true
-			return true
-		}
-		if q.n == maxLevels {
-			return false
-		}
-		q.levels[q.n] = level
-		q.n++
-		if !more {
-			return true
-		}
-		name = behind
+// take takes a topic name, or a filter that is no shared subscription, apart, and reports
+// whether it is valid, as topic.ValidName and topic.ValidFilter do.
+func (q *question) take(name string, filter bool) bool {
+	if name == "" || len(name) > maxBytes {
+		return false
 	}
+	q.system = name[0] == '$'
+	start, wild := 0, false // of the level
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c > '/' && c != 0x7f:
+		case c == '/':
+			if q.n == maxLevels || wild && (i-start > 1 || name[start] == '#') {
+				return false
+			}
+			q.levels[q.n] = name[start:i]
+			q.n++
+			start, wild = i+1, false
+		case c < 0x20, c == 0x7f, !filter && (c == '+' || c == '#'):
+			return false
+		case c == '+', c == '#':
+			wild = true
+		}
+	}
+	last := name[start:]
+	if q.n == maxLevels || wild && len(last) > 1 {
+		return false
+	}
+	if wild && last == "#" {
+		q.rest = true
+		return true
+	}
+	q.levels[q.n] = last
+	q.n++
+	return true
 }
 
 // attributes asks the registry, once a question.
@@ -90,10 +108,10 @@ func (p *Policy) Allow(s Subject, a Action, name string) Decision {
 	if side == nil {
 		return Decision{Rule: refusal}
 	}
-	if r := side.deny.first(&q); r != nil {
+	if r := side.deny.decide(&q); r != nil {
 		return Decision{Rule: r.name, Number: r.number}
 	}
-	if r := side.allow.first(&q); r != nil {
+	if r := side.allow.decide(&q); r != nil {
 		return Decision{Allowed: true, Rule: r.name, Number: r.number}
 	}
 	return Decision{Rule: "no-rule"}
@@ -118,20 +136,21 @@ func (p *Policy) ask(q *question, a Action, name string) (*side, string) {
 			}
 			side = &p.tables[role].publish
 		}
-		if !topic.ValidName(name) {
+		if !q.take(name, false) {
 			return nil, "invalid-topic"
 		}
 	case Subscribe:
-		if !topic.ValidFilter(name) {
+		if strings.HasPrefix(name, "$share") {
+			if !topic.ValidFilter(name) {
+				return nil, "invalid-filter"
+			}
+			_, name, q.shared = topic.CutShare(name)
+		}
+		if !q.take(name, true) {
 			return nil, "invalid-filter"
 		}
-		_, name, q.shared = topic.CutShare(name)
-		q.wild = strings.IndexByte(name, '+') >= 0 || strings.IndexByte(name, '#') >= 0
 	default:
 		return nil, "no-rule"
-	}
-	if !q.split(name) {
-		return nil, "invalid-topic"
 	}
 	return side, ""
 }

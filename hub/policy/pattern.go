@@ -21,9 +21,6 @@ type pattern struct {
 	system bool // the first level begins with '$'
 	own    bool // it has a variable
 	wild   bool // it has a wildcard
-
-	lastAt int // of levels: the last literal; -1: there is none
-	last   string
 }
 
 type levelKind uint8
@@ -37,7 +34,7 @@ const (
 
 type level struct {
 	kind  levelKind
-	text  string // of a literal
+	text  string // as written
 	parts []part
 }
 
@@ -57,7 +54,7 @@ const (
 
 // compilePattern takes a topic of a rule apart.
 func compilePattern(text string, devicesOnly bool) (pattern, error) {
-	p := pattern{text: text, lastAt: -1}
+	p := pattern{text: text}
 	if strings.HasPrefix(text, "$share/") || text == "$share" {
 		return p, errors.New("a rule is about the topics of a shared subscription: leave $share/NAME/ out and say `shared: true`")
 	}
@@ -88,9 +85,6 @@ func compilePattern(text string, devicesOnly bool) (pattern, error) {
 			return p, errors.New("services have no labels: make it a rule of role device alone")
 		}
 		p.wild = p.wild || l.kind == single
-		if l.kind == literal {
-			p.lastAt, p.last = i, l.text
-		}
 		p.levels = append(p.levels, l)
 		plain = append(plain, shape)
 	}
@@ -104,13 +98,13 @@ func compilePattern(text string, devicesOnly bool) (pattern, error) {
 func compileLevel(word string) (l level, shape string, err error) {
 	switch {
 	case word == "+":
-		return level{kind: single}, word, nil
+		return level{kind: single, text: word}, word, nil
 	case word == "${label}":
-		return level{kind: anyLabel}, "x", nil
+		return level{kind: anyLabel, text: word}, "x", nil
 	case !strings.Contains(word, "${"):
 		return level{text: word}, word, nil
 	}
-	l.kind = composed
+	l.kind, l.text = composed, word
 	for rest := word; rest != ""; {
 		text, behind, found := strings.Cut(rest, "${")
 		if text != "" {
@@ -144,12 +138,6 @@ func compileLevel(word string) (l level, shape string, err error) {
 	return l, shape, nil
 }
 
-// misses reports whether one look shows that the pattern neither covers nor meets what is
-// asked, as it nearly always does: the rules of one role differ in their last words.
-func (p *pattern) misses(q *question) bool {
-	return p.lastAt >= 0 && p.lastAt < q.n && q.levels[p.lastAt] != p.last && q.levels[p.lastAt] != "+"
-}
-
 // covers reports whether the pattern, of an allow rule, matches every topic that the
 // question's filter matches; a topic name is a filter that matches itself. It compares
 // level by level and gives up at the first at which the filter could match something that
@@ -179,7 +167,7 @@ func (p *pattern) covers(q *question, r *rule) bool {
 			}
 			return false
 		}
-		if !protocol.ValidLevel(got) || l.kind != single && !l.equals(q, r, got) {
+		if !named(got) || l.kind != single && !l.equals(q, r.deny, got) {
 			return false
 		}
 	}
@@ -204,23 +192,30 @@ func (p *pattern) meets(q *question, r *rule) bool {
 			if got != l.text && got != "+" {
 				return false
 			}
-		case !l.equals(q, r, got):
+		case !l.equals(q, r.deny, got):
 			return false
 		}
 	}
 	return true
 }
 
+// named reports whether a level of a valid topic can stand for a proper name: what is left
+// of protocol.ValidLevel to ask.
+func named(level string) bool { return uint(len(level)-1) < maxName }
+
+// maxName is protocol.ValidLevel's bound in bytes, which a test holds it to.
+const maxName = 128
+
 // equals reports whether a level with variables is got, or can be if that is "+". Where a
 // variable has no value, or none that can be a topic level, an allow rule matches nothing
 // and a deny rule any level.
-func (l *level) equals(q *question, r *rule, got string) bool {
+func (l *level) equals(q *question, deny bool, got string) bool {
 	if l.kind == anyLabel {
 		a, known := q.attributes()
 		switch {
 		case !known:
-			return r.doubt(q)
-		case r.deny && !anyUsable(a.Labels):
+			return q.doubt(deny)
+		case deny && !anyUsable(a.Labels):
 			return true
 		}
 		return got == "+" || hasLabel(a.Labels, got)
@@ -230,9 +225,9 @@ func (l *level) equals(q *question, r *rule, got string) bool {
 		value, has := q.value(&l.parts[i])
 		switch {
 		case has == unknown:
-			return r.doubt(q)
+			return q.doubt(deny)
 		case has == no:
-			return r.deny
+			return deny
 		}
 		if same {
 			rest, same = strings.CutPrefix(rest, value)

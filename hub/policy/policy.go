@@ -10,7 +10,7 @@
 // topic filter, a deny rule need only meet it; see pattern.go.
 //
 //   - document.go, compile.go: the file, and what becomes of it
-//   - pattern.go, condition.go, list.go, decide.go: the decision
+//   - pattern.go, condition.go, list.go, bunch.go, decide.go: the decision
 //   - explain.go, expect.go: the same for people: why, and is it what I meant?
 package policy
 

@@ -1,6 +1,11 @@
 package registry
 
-import "time"
+import (
+	"crypto/x509"
+	"time"
+
+	"github.com/fleethub/fleethub/certs/identity"
+)
 
 // Certificate is one certificate that was issued to a device.
 type Certificate struct {
@@ -24,6 +29,16 @@ type Certificate struct {
 	// Standing is what the certificate is worth now, as whoever shows the record judges
 	// it. It is never stored.
 	Standing Standing `json:"standing,omitempty"`
+}
+
+// Protection returns what the certificate says of where its key is. Its DER is needed: one
+// that can't be read says nothing.
+func (c Certificate) Protection() identity.Protection {
+	parsed, err := x509.ParseCertificate(c.DER)
+	if err != nil {
+		return identity.ProtectionUnproven
+	}
+	return identity.ProtectionOf(parsed)
 }
 
 // Standing is what a certificate is worth at a moment, its device's state aside.

@@ -30,6 +30,7 @@ type DocumentKind string
 const (
 	KindReceipt  DocumentKind = "receipts"  // signed, kept for ever
 	KindProposal DocumentKind = "proposals" // waits for a second operator
+	KindAnswer   DocumentKind = "answers"   // what was answered under an idempotency key, for a day
 	KindOrder    DocumentKind = "orders"    // is being carried out; what is here at a start is finished first
 )
 
@@ -41,14 +42,18 @@ type Document struct {
 	Data []byte // nil: the document is removed
 }
 
-// ConflictError is a store's refusal to give a certificate's serial number to a
-// second device.
+// ConflictError is a store's refusal to give a certificate's serial number, or a TPM, to
+// a second device.
 type ConflictError struct {
 	ID     string // who asked for it
 	Owner  string // whose it is
-	Serial string
+	Serial string // of the certificate
+	EK     string // or else of the TPM: Device.EK
 }
 
 func (e *ConflictError) Error() string {
+	if e.EK != "" {
+		return fmt.Sprintf("the TPM of device %s (endorsement key %s) is device %s's, for life: enrol that board as %s again, after `hub device reinstate %s` if it was cut off for good", e.ID, e.EK, e.Owner, e.Owner, e.Owner)
+	}
 	return fmt.Sprintf("serial number %s of device %s already belongs to device %s of the same issuer", e.Serial, e.ID, e.Owner)
 }

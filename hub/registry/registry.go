@@ -20,6 +20,9 @@ import (
 // maxHistory is how many transitions a record keeps, the latest. The audit log has all.
 const maxHistory = 32
 
+// EKSize is the size in octets of what Device.EK has in hex.
+const EKSize = 32
+
 // ReasonHold is the RFC 5280 §5.3.1 name of the reason of a suspension, the only one
 // that can be taken back.
 const ReasonHold = "certificateHold"
@@ -35,7 +38,8 @@ type Device struct {
 	Batch       string            `json:"batch,omitempty"`
 	OU          []string          `json:"ou,omitempty"`
 	BoardSerial string            `json:"board_serial,omitempty"`
-	Protection  string            `json:"protection,omitempty"` // where the key lives, as the station recorded it
+	Protection  string            `json:"protection,omitempty"` // where the key lives, as its certificate's issuer has seen it proved
+	EK          string            `json:"ek,omitempty"`         // of its TPM: SHA-256 of the endorsement key, lower-case hex. No other device ever has it
 	Labels      map[string]string `json:"labels,omitempty"`     // policy and selectors see them
 	Metadata    map[string]string `json:"metadata,omitempty"`   // free text for people; nothing decides by it
 	Station     string            `json:"station,omitempty"`
@@ -285,6 +289,7 @@ type Status struct {
 	Batch        string
 	Station      string
 	Protection   string // of the key
+	NeedsTPM     bool   // its model's keys must be in a TPM, proved by the certificate
 }
 
 // Admits reports whether a device of this status may connect with the certificate

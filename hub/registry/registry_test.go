@@ -48,19 +48,24 @@ func verbs(by string) map[string]func(*Device, Cause) error {
 		"retire":   (*Device).Retire,
 		"replace":  func(d *Device, c Cause) error { return d.Replace(by, c) },
 		"allow":    (*Device).Allow,
+
+		"introduce": (*Device).Introduce,
+		"approve":   (*Device).Approve,
 	}
 }
 
 func TestTransitionsAreExactlyTheLegalOnes(t *testing.T) {
 	legal := map[State]map[string]State{ // what isn't here is refused
-		"":              {"register": StateRegistered},
-		StateRegistered: {"activate": StateActive, "suspend": StateSuspended, "revoke": StateRevoked, "retire": StateRetired, "replace": StateReplaced},
-		StateActive:     {"suspend": StateSuspended, "revoke": StateRevoked, "retire": StateRetired, "replace": StateReplaced},
-		StateSuspended:  {"resume": StateRegistered, "revoke": StateRevoked, "retire": StateRetired, "replace": StateReplaced},
-		StateRevoked:    {"allow": StateRevoked},
-		StateRetired:    {"allow": StateRetired},
-		StateReplaced:   {"allow": StateReplaced},
-		"nonsense":      {},
+		"":               {"register": StateRegistered, "introduce": StateQuarantined},
+		StateRegistered:  {"activate": StateActive, "suspend": StateSuspended, "revoke": StateRevoked, "retire": StateRetired, "replace": StateReplaced},
+		StateActive:      {"suspend": StateSuspended, "revoke": StateRevoked, "retire": StateRetired, "replace": StateReplaced},
+		StateSuspended:   {"resume": StateRegistered, "revoke": StateRevoked, "retire": StateRetired, "replace": StateReplaced},
+		StateQuarantined: {"approve": StateRegistered, "revoke": StateRevoked, "retire": StateRetired},
+
+		StateRevoked:  {"allow": StateRevoked},
+		StateRetired:  {"allow": StateRetired},
+		StateReplaced: {"allow": StateReplaced},
+		"nonsense":    {},
 	}
 	cause := Cause{Actor: "ann", Reason: "keyCompromise", Note: "stolen", Receipt: "r-1", At: epoch.Add(time.Hour)}
 	certificate := certificates(t, 1)[0]
@@ -94,7 +99,7 @@ func TestTransitionsAreExactlyTheLegalOnes(t *testing.T) {
 				if since.From != from || since.To != to || since.Actor != "ann" || since.Note != "stolen" || since.Receipt != "r-1" || !since.At.Equal(cause.At) {
 					t.Fatalf("its transition is %+v", since)
 				}
-				want := map[string]string{"suspend": ReasonHold, "resume": ""}
+				want := map[string]string{"suspend": ReasonHold, "resume": "", "approve": ""}
 				reason, special := want[name]
 				if !special {
 					reason = "keyCompromise"

@@ -12,28 +12,30 @@ type State string
 // The states. Registered and active devices may connect. Revoked, retired and replaced
 // are final: only Device.Reinstate, with a new certificate, leads out of them.
 const (
-	StateRegistered State = "registered" // known from a manifest, not yet seen
-	StateActive     State = "active"     // has connected at least once
-	StateSuspended  State = "suspended"  // cut off by an operator, reversible
-	StateRevoked    State = "revoked"    // cut off for good, certificates revoked
-	StateRetired    State = "retired"    // out of service in good standing; its certificates are revoked, too
-	StateReplaced   State = "replaced"   // another device took its place; likewise
+	StateQuarantined State = "quarantined" // came before any manifest named it, waits for approval
+	StateRegistered  State = "registered"  // known from a manifest or approved, not yet seen
+	StateActive      State = "active"      // has connected at least once
+	StateSuspended   State = "suspended"   // cut off by an operator, reversible
+	StateRevoked     State = "revoked"     // cut off for good, certificates revoked
+	StateRetired     State = "retired"     // out of service in good standing; its certificates are revoked, too
+	StateReplaced    State = "replaced"    // another device took its place; likewise
 )
 
 // transitions lists every legal change of state. A state that is no key here isn't
 // a state; one without a successor is final.
 var transitions = map[State][]State{
-	StateRegistered: {StateActive, StateSuspended, StateRevoked, StateRetired, StateReplaced},
-	StateActive:     {StateSuspended, StateRevoked, StateRetired, StateReplaced},
-	StateSuspended:  {StateRegistered, StateActive, StateRevoked, StateRetired, StateReplaced},
-	StateRevoked:    {},
-	StateRetired:    {},
-	StateReplaced:   {},
+	StateQuarantined: {StateRegistered, StateRevoked, StateRetired},
+	StateRegistered:  {StateActive, StateSuspended, StateRevoked, StateRetired, StateReplaced},
+	StateActive:      {StateSuspended, StateRevoked, StateRetired, StateReplaced},
+	StateSuspended:   {StateRegistered, StateActive, StateRevoked, StateRetired, StateReplaced},
+	StateRevoked:     {},
+	StateRetired:     {},
+	StateReplaced:    {},
 }
 
 // States returns every state, in the order of a device's life.
 func States() []State {
-	return []State{StateRegistered, StateActive, StateSuspended, StateRevoked, StateRetired, StateReplaced}
+	return []State{StateQuarantined, StateRegistered, StateActive, StateSuspended, StateRevoked, StateRetired, StateReplaced}
 }
 
 // Valid reports whether s is one of the states.

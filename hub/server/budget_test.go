@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 
 // budgets are what one connect of a board may cost on the line: octets up and down
 // together, from its first to the hub's CONNACK, over a socket (no TCP headers). The
-// board is "pi-1", dials 127.0.0.1, sends its leaf alone, and says CONNECT in MQTT 3.1.1.
+// board is "pi-1" ("pi-5" with a TPM), dials 127.0.0.1, sends its leaf alone, and says CONNECT in MQTT 3.1.1.
 var budgets = []struct {
 	name    string
 	version uint16
@@ -23,12 +24,14 @@ var budgets = []struct {
 	resumed bool
 	cache   tls.ClientSessionCache // nil: none, and so no ticket is sent
 	most    int
+	tpm     bool // the certificate says that the key is in a TPM
 }{
-	{"resumed TLS 1.3", tls.VersionTLS13, mtls.ProfileDefault, true, &kept{}, 850},
-	{"resumed TLS 1.3, P-256", tls.VersionTLS13, mtls.ProfileConstrained, true, &kept{}, 850},
-	{"resumed TLS 1.2", tls.VersionTLS12, mtls.ProfileDefault, true, &kept{}, 720},
-	{"full TLS 1.3", tls.VersionTLS13, mtls.ProfileDefault, false, forgetful{}, 1900},
-	{"full TLS 1.3, P-256, no ticket", tls.VersionTLS13, mtls.ProfileConstrained, false, nil, 1900},
+	{"resumed TLS 1.3", tls.VersionTLS13, mtls.ProfileDefault, true, &kept{}, 850, false},
+	{"resumed TLS 1.3, P-256", tls.VersionTLS13, mtls.ProfileConstrained, true, &kept{}, 850, false},
+	{"resumed TLS 1.2", tls.VersionTLS12, mtls.ProfileDefault, true, &kept{}, 720, false},
+	{"full TLS 1.3", tls.VersionTLS13, mtls.ProfileDefault, false, forgetful{}, 1900, false},
+	{"full TLS 1.3, P-256, no ticket", tls.VersionTLS13, mtls.ProfileConstrained, false, nil, 1900, false},
+	{"full TLS 1.3, key in a TPM", tls.VersionTLS13, mtls.ProfileDefault, false, forgetful{}, 1900, true},
 }
 
 // forgetful asks for tickets and keeps none.
@@ -43,10 +46,15 @@ const budgetRuns = 20
 
 func TestConnectStaysInItsByteBudget(t *testing.T) {
 	h := hubtest.Start(t)
-	device := h.Device("pi-1")
-	device.Certificate.Certificate = device.Certificate.Certificate[:1]
+	plain, proved := h.Device("pi-1"), h.Fleet.Device("pi-5", certtest.WithTPM())
+	h.RegisterTPM(proved, strings.Repeat("5a", 32))
 	t.Logf("%-30s %6s %6s %6s %6s", "connect", "up", "down", "both", "most")
 	for _, b := range budgets {
+		device := plain
+		if b.tpm {
+			device = proved
+		}
+		device.Certificate.Certificate = device.Certificate.Certificate[:1]
 		config := mtls.ClientConfig(mtls.ClientOptions{Certificate: device.Certificate, Roots: device.Roots, ServerName: "127.0.0.1", Profile: b.profile})
 		config.MaxVersion, config.ClientSessionCache = b.version, b.cache
 		if b.resumed {

@@ -14,6 +14,7 @@ import (
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/issuance"
 	"github.com/fleethub/fleethub/certs/pemfile"
+	"github.com/fleethub/fleethub/hub/authority"
 )
 
 // freshInterval is how often the age of the server certificate and of the ticket key
@@ -41,33 +42,42 @@ func (h *Hub) keepFresh(ctx context.Context) {
 }
 
 // renewCertificate replaces the server certificate, for the same names and key, once
-// less than a third of its lifetime is left. A certificate by a CA other than the
-// hub's own is left to whoever brought it.
+// less than a third of its lifetime is left, or another issuing CA has taken the place of
+// its own. A certificate by a CA that is none of the hub's is left to whoever brought it.
 func (h *Hub) renewCertificate(now time.Time) error {
 	current, err := h.certificate.Certificate()
 	if err != nil {
 		return err
 	}
 	leaf := current.Leaf
-	if left := leaf.NotAfter.Sub(now); left > leaf.NotAfter.Sub(leaf.NotBefore)/3 {
-		return nil
-	}
-	ca, err := LoadIssuer(filepath.Join(h.config.Dir, "ca"), "operational")
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("it expires on %s and the issuing key is not in %s: replace tls/server.crt by hand, then send SIGHUP",
-			leaf.NotAfter.Format(time.RFC3339), filepath.Join(h.config.Dir, "ca"))
-	}
+	all, err := h.cas.List()
 	if err != nil {
 		return err
 	}
-	if leaf.CheckSignatureFrom(ca.Certificate()) != nil {
+	by := slices.IndexFunc(all, func(ca authority.CA) bool { return leaf.CheckSignatureFrom(ca.Certificate) == nil })
+	due := leaf.NotAfter.Sub(now) <= leaf.NotAfter.Sub(leaf.NotBefore)/3
+	if !due && by <= 0 { // all[0] is the present one
+		return nil
+	}
+	if by < 0 {
 		return fmt.Errorf("it expires on %s and is by another CA: replace tls/server.crt, then send SIGHUP", leaf.NotAfter.Format(time.RFC3339))
+	}
+	ca, err := h.issuer()
+	if errors.Is(err, fs.ErrNotExist) && !due {
+		return nil // it is good, and will be renewed while the key is here
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("it expires on %s and the issuing key is not in %s: replace tls/server.crt by hand, then send SIGHUP",
+			leaf.NotAfter.Format(time.RFC3339), h.cas.Dir)
+	}
+	if err != nil {
+		return err
 	}
 	id, err := identity.FromCertificate(leaf)
 	if err != nil {
 		return err
 	}
-	next, err := ca.Publishing(h.config.Status.Publication(ca.Certificate())).Issue(issuance.Request{Profile: issuance.ServerProfile(), Identity: id, PublicKey: leaf.PublicKey, DNSNames: leaf.DNSNames, IPAddresses: leaf.IPAddresses})
+	next, err := ca.Issue(issuance.Request{Profile: issuance.ServerProfile(), Identity: id, PublicKey: leaf.PublicKey, DNSNames: leaf.DNSNames, IPAddresses: leaf.IPAddresses})
 	if err != nil {
 		return err
 	}
@@ -78,26 +88,8 @@ func (h *Hub) renewCertificate(now time.Time) error {
 		return err
 	}
 	h.decideChain()
-	h.log.Info("server certificate renewed", "until", next.NotAfter, "serial", identity.SerialString(next.SerialNumber))
+	h.log.Info("server certificate renewed", "until", next.NotAfter, "serial", identity.SerialString(next.SerialNumber), "issuer", ca.Certificate().Subject.CommonName)
 	return nil
-}
-
-// LoadIssuer reads a CA's certificate and key, <folder>/<name>.crt and .key. A missing
-// key matches fs.ErrNotExist: it may have been moved to a safe.
-func LoadIssuer(folder, name string) (*issuance.Issuer, error) {
-	key, err := pemfile.ReadKey(filepath.Join(folder, name+".key"))
-	if err != nil {
-		return nil, err
-	}
-	certs, err := pemfile.ReadCertificates(filepath.Join(folder, name+".crt"))
-	if err != nil {
-		return nil, err
-	}
-	issuer, err := issuance.NewIssuer(certs[0], key, nil)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", folder, err)
-	}
-	return issuer, nil
 }
 
 func (h *Hub) serverFile(suffix string) string {
@@ -107,7 +99,7 @@ func (h *Hub) serverFile(suffix string) string {
 // presented returns what the hub presents in a handshake: its leaf alone if the fleet's
 // trust bundle has the issuer, which spares each full handshake some 500 bytes, else
 // leaf and issuer. A hub whose issuing CA was replaced thus serves boards with the old
-// bundle until somebody puts the new CA into ca.crt.
+// bundle, until somebody says that there are none (authority.Folder.SendsIssuer).
 func (h *Hub) presented() (*tls.Certificate, error) {
 	own, err := h.certificate.Certificate()
 	if err != nil || !h.leafOnly.Load() {
@@ -129,7 +121,8 @@ func (h *Hub) decideChain() {
 	if err != nil {
 		return // Reload said so; what was decided stays
 	}
-	h.leafOnly.Store(slices.ContainsFunc(bundle, func(c *x509.Certificate) bool { return own.Leaf.CheckSignatureFrom(c) == nil }))
+	known := slices.ContainsFunc(bundle, func(c *x509.Certificate) bool { return own.Leaf.CheckSignatureFrom(c) == nil })
+	h.leafOnly.Store(known && !h.cas.SendsIssuer())
 }
 
 // checkCertificate refuses a certificate past its end in words at start-up rather than

@@ -14,10 +14,12 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/fleethub/fleethub/certs/cakey"
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/hub/broker"
 	"github.com/fleethub/fleethub/hub/consumer"
+	"github.com/fleethub/fleethub/hub/fleet"
 	"github.com/fleethub/fleethub/hub/journal"
 	"github.com/fleethub/fleethub/hub/listener"
 	"github.com/fleethub/fleethub/hub/policy"
@@ -38,9 +40,11 @@ type Config struct {
 	HTTPS       HTTPSConfig   `yaml:"https"`
 	Metrics     MetricsConfig `yaml:"metrics"`
 
+	IssuingKey IssuingKeyConfig `yaml:"issuing_key"`
 	Policy     PolicyConfig     `yaml:"policy"`
 	Renewal    RenewalConfig    `yaml:"renewal"`
 	Operations OperationsConfig `yaml:"operations"`
+	OIDC       OIDCConfig       `yaml:"oidc"`
 	Status     StatusConfig     `yaml:"status"`
 	Misuse     MisuseConfig     `yaml:"misuse"`
 	Journal    JournalConfig    `yaml:"journal"`
@@ -48,6 +52,15 @@ type Config struct {
 
 	Sinks []consumer.SinkConfig `yaml:"sinks"` // not in the environment
 
+	KeyProtection KeyProtectionConfig `yaml:"key_protection"`
+
+	Admission  string           `yaml:"admission"` // registered or just-in-time
+	JustInTime JustInTimeConfig `yaml:"just_in_time"`
+
+	// Passphrase returns the passphrase or PIN of the key in that file of ca/; nil:
+	// systemd's credentials have it (see IssuingKeyConfig.Source). It is called from
+	// several goroutines, and its answer overwritten.
+	Passphrase func(path string) ([]byte, error) `yaml:"-"`
 	// Now is the hub's clock; nil is time.Now. For tests.
 	Now func() time.Time `yaml:"-"`
 	// Allow is the policy; nil is that of Policy. For tests.
@@ -92,6 +105,8 @@ type LimitsConfig struct {
 	AddressRate      int           `yaml:"address_rate"` // per second
 	IssuerBurst      int           `yaml:"issuer_burst"`
 	IssuerRate       int           `yaml:"issuer_rate"` // per second
+	DeviceBurst      int           `yaml:"device_burst"`
+	DeviceRate       int           `yaml:"device_rate"` // per second
 }
 
 // JournalConfig is where messages and sessions are kept.
@@ -159,13 +174,16 @@ func DefaultConfig(dir string) Config {
 			TicketLifetime:   ticket.DefaultLifetime,
 			Limits:           LimitsConfig{QueueWait: 10 * time.Second},
 		},
-		HTTPS:   HTTPSConfig{Addr: ":8443"},
-		Metrics: MetricsConfig{Addr: "127.0.0.1:9464"},
-		Renewal: RenewalConfig{Lifetime: 365 * 24 * time.Hour, Grace: 30 * 24 * time.Hour},
-		Journal: JournalConfig{RetainBytes: 1 << 30, RetainAge: 7 * 24 * time.Hour, SegmentSize: 64 << 20, CheckpointAfter: 64 << 20},
-		Log:     LogConfig{Level: "info", Format: "text"},
-		Status:  StatusConfig{ListLifetime: 24 * time.Hour, AnswerLifetime: time.Hour},
-		Misuse:  MisuseConfig{HalfLife: 10 * time.Minute, Suspend: suspendNever},
+		HTTPS:      HTTPSConfig{Addr: ":8443"},
+		Metrics:    MetricsConfig{Addr: "127.0.0.1:9464"},
+		IssuingKey: IssuingKeyConfig{Credential: "operational.key" + cakey.CredentialSuffix},
+		Renewal:    RenewalConfig{Lifetime: 365 * 24 * time.Hour, Grace: 30 * 24 * time.Hour},
+		Journal:    JournalConfig{RetainBytes: 1 << 30, RetainAge: 7 * 24 * time.Hour, SegmentSize: 64 << 20, CheckpointAfter: 64 << 20},
+		Log:        LogConfig{Level: "info", Format: "text"},
+		Status:     StatusConfig{ListLifetime: 24 * time.Hour, AnswerLifetime: time.Hour},
+		Admission:  admitRegistered,
+		JustInTime: JustInTimeConfig{Activate: []string{}, Waiting: fleet.DefaultQuarantine},
+		Misuse:     MisuseConfig{HalfLife: 10 * time.Minute, Suspend: suspendNever},
 	}
 }
 
@@ -188,7 +206,7 @@ func LoadConfig(dir string, environ []string) (Config, error) {
 	for _, kv := range environ {
 		key, value, _ := strings.Cut(kv, "=")
 		name, ok := strings.CutPrefix(key, envPrefix)
-		if !ok {
+		if !ok || key == TokenVariable {
 			continue
 		}
 		if err := set(reflect.ValueOf(&c).Elem(), strings.Split(strings.ToLower(name), "__"), value); err != nil {
@@ -207,8 +225,8 @@ func (c Config) Check() error {
 		return fmt.Errorf("trust_domain: %w", err)
 	}
 	for _, a := range []struct{ key, addr string }{{"mqtt.addr", c.MQTT.Addr}, {"https.addr", c.HTTPS.Addr}, {"metrics.addr", c.Metrics.Addr}} {
-		if _, _, err := net.SplitHostPort(a.addr); err != nil {
-			return fmt.Errorf("%s: %q is not HOST:PORT or :PORT", a.key, a.addr)
+		if err := CheckAddress(a.addr); err != nil {
+			return fmt.Errorf("%s: %w", a.key, err)
 		}
 	}
 	limits, quotas := c.MQTT.Limits, c.MQTT.Quotas
@@ -225,6 +243,8 @@ func (c Config) Check() error {
 		{"mqtt.limits.address_rate", limits.AddressRate, 0, 1 << 20},
 		{"mqtt.limits.issuer_burst", limits.IssuerBurst, 0, 1 << 20},
 		{"mqtt.limits.issuer_rate", limits.IssuerRate, 0, 1 << 20},
+		{"mqtt.limits.device_burst", limits.DeviceBurst, 0, 1 << 20},
+		{"mqtt.limits.device_rate", limits.DeviceRate, 0, 1 << 20},
 		{"renewal.lifetime (s)", int(c.Renewal.Lifetime.Seconds()), 600, 10 * 365 * 24 * 3600},
 		{"renewal.grace (s)", int(c.Renewal.Grace.Seconds()), 0, 10 * 365 * 24 * 3600},
 		{"mqtt.max_connections", c.MQTT.MaxConnections, 1, 1 << 20},
@@ -248,7 +268,7 @@ func (c Config) Check() error {
 			return fmt.Errorf("%s: %d is not between %d and %d", n.key, n.value, n.low, n.up)
 		}
 	}
-	if err := errors.Join(c.Status.check(), c.Misuse.check()); err != nil {
+	if err := errors.Join(c.IssuingKey.check(), c.OIDC.check(), c.Status.check(), c.Misuse.check(), c.KeyProtection.check(), c.checkAdmission()); err != nil {
 		return err
 	}
 	if err := consumer.CheckSinks(c.Sinks); err != nil {
@@ -262,6 +282,18 @@ func (c Config) Check() error {
 	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		return fmt.Errorf("log.format: %q is neither text nor json", c.Log.Format)
+	}
+	return nil
+}
+
+// CheckAddress says what is wrong with an address to listen at, or returns nil.
+func CheckAddress(addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf("%.80q is not HOST:PORT or :PORT, with a port up to 65535", addr)
 	}
 	return nil
 }
@@ -337,5 +369,6 @@ func (l LimitsConfig) listener() listener.Limits {
 	return listener.Limits{
 		Computing: l.HandshakesAtOnce, FullQueue: l.FullQueue, ResumedQueue: l.ResumedQueue, Wait: l.QueueWait,
 		AddressBurst: l.AddressBurst, AddressRate: float64(l.AddressRate), IssuerBurst: l.IssuerBurst, IssuerRate: float64(l.IssuerRate),
+		DeviceBurst: l.DeviceBurst, DeviceRate: float64(l.DeviceRate),
 	}
 }

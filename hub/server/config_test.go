@@ -90,3 +90,15 @@ func TestBadConfigurationIsNamed(t *testing.T) {
 		})
 	}
 }
+
+func TestAddressesToListenAt(t *testing.T) {
+	t.Parallel()
+	for addr, ok := range map[string]bool{
+		":8883": true, "127.0.0.1:0": true, "[::1]:8883": true, "hub.example:8443": true,
+		"": false, "8883": false, "127.0.0.1": false, "127.0.0.1:": false, "127.0.0.1:99999": false, "127.0.0.1:mqtt": false, "::1:8883": false,
+	} {
+		if err := server.CheckAddress(addr); (err == nil) != ok {
+			t.Errorf("%q: %v", addr, err)
+		}
+	}
+}

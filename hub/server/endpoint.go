@@ -36,7 +36,7 @@ func ReadEndpoint(dir string) (Endpoint, bool, error) {
 		return e, false, err
 	}
 	if err := json.Unmarshal(data, &e); err != nil {
-		return e, false, fmt.Errorf("%s: %w", EndpointFile(dir), err)
+		return e, false, fmt.Errorf("%s is damaged (%w): restart the hub, which writes it anew, or remove it if none runs there", EndpointFile(dir), err)
 	}
 	return e, true, nil
 }

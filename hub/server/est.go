@@ -2,14 +2,12 @@ package server
 
 import (
 	"context"
-	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -17,17 +15,24 @@ import (
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/issuance"
 	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/certs/tpm/attestation"
 	"github.com/fleethub/fleethub/hub/fleet"
 )
 
 // keyAway is what a device is told to wait while the hub's issuing key is not here.
 const keyAway = time.Hour
 
+// keyUnusable is the same while the key is there and somebody has to see to it.
+const keyUnusable = 5 * time.Minute
+
 // newEST returns the operations by which devices renew their certificates (RFC 7030):
 // /cacerts and /csrattrs for anybody, /simplereenroll for a device with the certificate
-// it has. First certificates are a factory station's to issue.
+// it has, and the same with its TPM's word for the new key. First certificates are a factory station's to issue.
 func (h *Hub) newEST() *est.Handler {
-	return est.NewHandler(est.Config{CACerts: h.caCerts, ParseCSR: issuance.ParseCSR, Reenroll: h.reenroll, Now: h.now, Log: h.log})
+	return est.NewHandler(est.Config{
+		CACerts: h.caCerts, ParseCSR: issuance.ParseCSR, Reenroll: h.reenroll,
+		Challenge: h.challengeTPM, ReenrollAttested: h.reenrollAttested, Now: h.now, Log: h.log,
+	})
 }
 
 // withEST puts the operations of EST beside what the API serves.
@@ -50,7 +55,7 @@ func (h *Hub) apiTLS() *tls.Config {
 	return policy
 }
 
-// caCerts returns the roots, and the CA that signs what devices get here.
+// caCerts returns the roots, and the CAs that sign, and have signed, what devices get here.
 func (h *Hub) caCerts() []*x509.Certificate {
 	trust := h.verifier.Trust()
 	certs := append([]*x509.Certificate{}, trust.Roots...)
@@ -72,19 +77,30 @@ func (h *Hub) caCerts() []*x509.Certificate {
 // After a crash before 5 nobody has it; after 5, who asks again with the same key hears
 // the same.
 func (h *Hub) reenroll(ctx context.Context, r est.Request) (est.Answer, error) {
-	id, err := h.identify(r.Peer)
+	return h.renewFor(ctx, r.CSR, fleet.Renewal{Presented: r.Peer, Address: r.Address})
+}
+
+// renewFor is reenroll for a request that may have its TPM's word (Renewal.EK). The rest
+// of the renewal is filled in here.
+func (h *Hub) renewFor(ctx context.Context, csr *x509.CertificateRequest, r fleet.Renewal) (est.Answer, error) {
+	id, err := h.identify(r.Presented)
 	if err == nil {
-		err = h.settle(ctx, id.ID, r.Peer)
+		err = h.settle(ctx, id.ID, r.Presented)
 	}
 	if err != nil {
-		return est.Answer{}, h.refuseEST(err)
+		return est.Answer{}, h.refuseRenewal(r.Address, id, err)
 	}
-	renewal := fleet.Renewal{Device: id.ID, Presented: r.Peer, Key: r.CSR.RawSubjectPublicKeyInfo, Address: r.Address}
-	leaf, err := h.fleet.Renew(ctx, renewal, func() (*x509.Certificate, error) { return h.issueTo(id, r.CSR.PublicKey) })
+	r.Device, r.Key = id.ID, csr.RawSubjectPublicKeyInfo
+	request := issuance.Request{Profile: issuance.DeviceProfile(), Identity: id, PublicKey: csr.PublicKey, Valid: h.config.Renewal.Lifetime}
+	if r.EK != "" {
+		request.Protection = identity.ProtectionTPM
+	}
+	leaf, err := h.fleet.Renew(ctx, r, func() (*x509.Certificate, error) { return h.issue(request) })
 	if err != nil {
-		return est.Answer{}, h.refuseEST(err)
+		return est.Answer{}, h.refuseRenewal(r.Address, id, err)
 	}
-	h.log.Info("certificate renewed", "device", id.ID, "serial", identity.SerialString(leaf.SerialNumber), "until", leaf.NotAfter, "address", r.Address)
+	h.log.Info("certificate renewed", "device", id.ID, "serial", identity.SerialString(leaf.SerialNumber), "until", leaf.NotAfter,
+		"protection", identity.ProtectionOf(leaf), "address", r.Address)
 	return est.Answer{Certificate: leaf}, nil
 }
 
@@ -107,16 +123,17 @@ func (h *Hub) inGrace(leaf *x509.Certificate, refusal *mtls.Refusal) bool {
 	return refusal.Reason == mtls.ReasonExpired && refusal.Identity.Role == identity.RoleDevice && !h.now().After(leaf.NotAfter.Add(h.config.Renewal.Grace))
 }
 
-// issueTo signs a certificate of the hub's issuing CA for a device.
-func (h *Hub) issueTo(id identity.Identity, key crypto.PublicKey) (*x509.Certificate, error) {
-	ca, err := LoadIssuer(filepath.Join(h.config.Dir, "ca"), "operational")
+// issue signs a certificate of the hub's issuing CA for a device.
+func (h *Hub) issue(r issuance.Request) (*x509.Certificate, error) {
+	ca, err := h.issuer()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &est.Refusal{Status: http.StatusServiceUnavailable, Reason: "issuing-key", RetryAfter: keyAway, Detail: "the hub's issuing key is not at the hub now; the certificate you have stays as it is, ask again later"}
 	}
 	if err != nil {
-		return nil, err
+		h.log.Error("no certificate can be renewed", "error", err)
+		return nil, &est.Refusal{Status: http.StatusServiceUnavailable, Reason: "issuing-key", RetryAfter: keyUnusable, Detail: "the hub's issuing key can't be used now; the certificate you have stays as it is, ask again later"}
 	}
-	leaf, err := ca.At(h.now).Publishing(h.config.Status.Publication(ca.Certificate())).Issue(issuance.Request{Profile: issuance.DeviceProfile(), Identity: id, PublicKey: key, Valid: h.config.Renewal.Lifetime})
+	leaf, err := ca.At(h.now).Issue(r)
 	if errors.Is(err, issuance.ErrAuthority) {
 		h.log.Error("no certificate can be renewed", "error", err)
 		return nil, &est.Refusal{Status: http.StatusServiceUnavailable, Reason: "issuing-ca", RetryAfter: keyAway, Detail: "the hub's issuing CA may not sign now; ask again later"}
@@ -131,11 +148,16 @@ func (h *Hub) refuseEST(err error) error {
 	if r, ok := errors.AsType[*mtls.Refusal](err); ok {
 		refusal, known = &est.Refusal{Status: http.StatusForbidden, Reason: string(r.Reason), Detail: r.Detail}, true
 	}
+	if r, ok := errors.AsType[*attestation.Refusal](err); ok {
+		refusal, known = &est.Refusal{Status: statusOfTPM(r.Reason), Reason: "tpm-" + string(r.Reason), Detail: r.Detail}, true
+	}
 	if r, ok := errors.AsType[*fleet.RenewalRefusal](err); ok {
 		refusal, known = &est.Refusal{Status: http.StatusForbidden, Reason: r.Reason, Detail: r.Detail, RetryAfter: r.RetryAfter}, true
 		switch r.Reason {
 		case fleet.RefusedForKey:
 			refusal.Status = http.StatusBadRequest
+		case fleet.RefusedForNoTPM: // there is another way, and the client knows it by that
+			refusal.Status = http.StatusNotFound
 		case fleet.RefusedForRate:
 			refusal.Status = http.StatusTooManyRequests
 		}

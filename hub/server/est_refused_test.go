@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +14,9 @@ import (
 	"github.com/fleethub/fleethub/certs/est"
 	"github.com/fleethub/fleethub/certs/issuance"
 	"github.com/fleethub/fleethub/certs/revocation"
+	"github.com/fleethub/fleethub/hub/admin"
 	"github.com/fleethub/fleethub/hub/hubtest"
+	"github.com/fleethub/fleethub/hub/why"
 )
 
 func TestRenewalIsRefused(t *testing.T) {
@@ -22,18 +25,24 @@ func TestRenewalIsRefused(t *testing.T) {
 		before func(t *testing.T, h *hubtest.Hub)
 		status int // 0: the handshake fails
 		says   string
+		noted  string // of whom hub why tells; "": nobody
 	}{
 		"revoked": {before: func(t *testing.T, h *hubtest.Hub) {
 			must1(h.Operator().Revoke(t.Context(), "pi-1", revocation.KeyCompromise))(t)
-		}, status: http.StatusForbidden, says: "is revoked"},
+		}, status: http.StatusForbidden, says: "is revoked", noted: "pi-1"},
 		"suspended": {before: func(t *testing.T, h *hubtest.Hub) {
 			must1(h.Operator().Suspend(t.Context(), "pi-1", "look"))(t)
-		}, status: http.StatusForbidden, says: "is suspended"},
+		}, status: http.StatusForbidden, says: "is suspended", noted: "pi-1"},
 		"expired beyond the grace": {before: func(_ *testing.T, h *hubtest.Hub) { h.Advance(10*365*24*time.Hour + 721*time.Hour) }},
+		"short-lived, and expired beyond the grace": {with: func(h *hubtest.Hub) certtest.Credential {
+			brief := h.Fleet.Device("pi-5", certtest.WithValidity(time.Now().Add(-time.Minute), time.Hour))
+			h.Register(brief)
+			return brief
+		}, before: func(_ *testing.T, h *hubtest.Hub) { h.Advance(723 * time.Hour) }, says: "expired", noted: "pi-5"},
 		"not registered": {with: func(h *hubtest.Hub) certtest.Credential { return h.Fleet.Device("pi-3") },
-			status: http.StatusForbidden, says: "not registered"},
+			status: http.StatusForbidden, says: "not registered", noted: "pi-3"},
 		"another certificate of that name": {with: func(h *hubtest.Hub) certtest.Credential { return h.Fleet.Device("pi-1") },
-			status: http.StatusForbidden, says: "not one that is registered for device pi-1"},
+			status: http.StatusForbidden, says: "not one that is registered for device pi-1", noted: "pi-1"},
 		"another CA's": {with: func(h *hubtest.Hub) certtest.Credential { return h.Fleet.Foreign().Device("pi-1") }},
 		"a removed issuer's": {before: func(t *testing.T, h *hubtest.Hub) {
 			must(t, os.Remove(filepath.Join(h.Dir, "issuers", certtest.StationName+".crt")))
@@ -42,12 +51,12 @@ func TestRenewalIsRefused(t *testing.T) {
 		"a service's": {with: func(h *hubtest.Hub) certtest.Credential { return h.Fleet.Service("pi-1") },
 			status: http.StatusForbidden, says: "not accepted here"},
 		"the issuing key is away": {before: func(t *testing.T, h *hubtest.Hub) { must(t, os.Remove(filepath.Join(h.Dir, "ca", "operational.key"))) },
-			status: http.StatusServiceUnavailable, says: "not at the hub now"},
+			status: http.StatusServiceUnavailable, says: "not at the hub now", noted: "pi-1"},
 		"superseded": {with: func(h *hubtest.Hub) certtest.Credential {
 			former := h.Device("pi-4")
 			h.Supersede(former, h.Fleet.Device("pi-4"))
 			return former
-		}, status: http.StatusForbidden, says: "another has taken its place"},
+		}, status: http.StatusForbidden, says: "another has taken its place", noted: "pi-4"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -71,6 +80,13 @@ func TestRenewalIsRefused(t *testing.T) {
 			}
 			if tt.status == http.StatusServiceUnavailable && answer.RetryAfter <= 0 {
 				t.Error("no Retry-After")
+			}
+			if tt.noted != "" {
+				untilWhy(t, h, tt.noted, "that the renewal was refused", func(a admin.Why) bool {
+					return slices.ContainsFunc(a.Events, func(e admin.WhyEvent) bool {
+						return e.Kind == string(why.NotRenewed) && strings.Contains(e.Words, tt.says)
+					})
+				})
 			}
 			if n := usable(t, h, "pi-1"); n > 1 {
 				t.Errorf("refused, and now %d certificates are usable", n)

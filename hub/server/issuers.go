@@ -25,14 +25,7 @@ type issuers struct{ h *Hub }
 // Issuers implements admin.Issuers.
 func (s issuers) Issuers(ctx context.Context) ([]admin.Issuer, error) {
 	s.h.refreshTrust()
-	devices := make(map[string]int)
-	err := s.h.fleet.Walk(ctx, func(d registry.Device) {
-		for _, c := range d.Certificates {
-			if c.Usable() {
-				devices[c.Issuer]++
-			}
-		}
-	})
+	devices, err := s.h.fleet.Issued(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -86,11 +79,9 @@ func (s issuers) PlanRemoval(ctx context.Context, name string) (admin.IssuerPlan
 	}
 	affected := make(map[string]*admin.Affected)
 	registered := 0
-	err = s.h.fleet.Walk(ctx, func(d registry.Device) {
-		if holdsBy(d, fleet.IssuerID(gone[0])) {
-			registered++
-			affected[string(identity.RoleDevice)+"/"+d.ID] = &admin.Affected{ID: d.ID, Role: string(identity.RoleDevice), State: string(d.State)}
-		}
+	err = s.h.fleet.IssuedTo(ctx, fleet.IssuerID(gone[0]), func(id string, state registry.State) {
+		registered++
+		affected[string(identity.RoleDevice)+"/"+id] = &admin.Affected{ID: id, Role: string(identity.RoleDevice), State: string(state)}
 	})
 	if err != nil {
 		return admin.IssuerPlan{}, err
@@ -105,6 +96,20 @@ func (s issuers) PlanRemoval(ctx context.Context, name string) (admin.IssuerPlan
 		affected[key].Online, affected[key].Address = true, c.Address
 		plan.Online++
 	}
+	if isOperational(gone[0]) {
+		dependents, err := s.h.cas.Dependents(gone[0], s.h.now())
+		if err != nil {
+			return admin.IssuerPlan{}, err
+		}
+		for _, id := range dependents {
+			if key := string(id.Role) + "/" + id.ID; affected[key] == nil {
+				affected[key] = &admin.Affected{ID: id.ID, Role: string(id.Role)}
+			}
+		}
+		if plan.Note, err = s.needed(gone[0]); err != nil {
+			return admin.IssuerPlan{}, err
+		}
+	}
 	for _, a := range affected {
 		plan.Affected = append(plan.Affected, *a)
 	}
@@ -112,10 +117,40 @@ func (s issuers) PlanRemoval(ctx context.Context, name string) (admin.IssuerPlan
 	slices.SortFunc(plan.Affected, func(a, b admin.Affected) int {
 		return cmp.Or(strings.Compare(a.Role, b.Role), strings.Compare(a.ID, b.ID))
 	})
-	if isOperational(gone[0]) {
-		plan.Note = "the hub's own certificate, every operator's and every service's is by this CA, whether listed or not (ca/issued.jsonl has all): it can't be removed while the hub runs"
-	}
 	return plan, nil
+}
+
+// needed says in a sentence why the hub can't do without an operational CA, "" if it can:
+// it signs, or the hub's own certificate or an operator rests on it.
+func (s issuers) needed(ca *x509.Certificate) (string, error) {
+	present, err := s.h.cas.Certificate()
+	if err != nil {
+		return "", err
+	}
+	if fleet.SameIssuer(present, ca) {
+		return "the hub's own certificate, every operator's and every service's is by this CA, whether listed or not (ca/issued.jsonl has all): it can't be removed while the hub runs; `hub ca rotate` gives it a successor", nil
+	}
+	own, err := s.h.certificate.Certificate()
+	if err != nil {
+		return "", err
+	}
+	if own.Leaf.CheckSignatureFrom(ca) == nil {
+		return "the hub's own certificate is by this CA: send SIGHUP while the issuing key is in ca/, and it gets another", nil
+	}
+	dependents, err := s.h.cas.Dependents(ca, s.h.now())
+	if err != nil {
+		return "", err
+	}
+	var operators []string
+	for _, id := range dependents {
+		if id.Role == identity.RoleOperator {
+			operators = append(operators, id.ID)
+		}
+	}
+	if len(operators) > 0 {
+		return fmt.Sprintf("operators have no certificate by another CA: %.200s; give them one with `hub operator issue`", strings.Join(operators, ", ")), nil
+	}
+	return "", nil
 }
 
 // Remove implements admin.Issuers. 1. The file moves to issuers/removed: from here on a
@@ -133,12 +168,19 @@ func (s issuers) Remove(ctx context.Context, name string) (admin.IssuerReceipt, 
 		return receipt, err
 	}
 	if isOperational(gone[0]) {
-		return receipt, fmt.Errorf("%w: %q signed the hub's own certificate and every operator's; set up another issuing CA in %s and send SIGHUP",
-			admin.ErrIssuerNeeded, name, filepath.Join(h.config.Dir, "ca"))
+		why, err := s.needed(gone[0])
+		if err != nil {
+			return receipt, err
+		}
+		if why != "" {
+			return receipt, fmt.Errorf("%w: %s", admin.ErrIssuerNeeded, why)
+		}
 	}
-	receipt.Issuer = s.describe(gone[0], h.issuedTo(ctx, gone[0]))
+	receipt.Issuer = s.describe(gone[0], h.issued(ctx)[fleet.IssuerID(gone[0])])
+	own, ownErr := h.cas.Remove(gone[0])
 	moved, moveErr := moveIssuers(h.config.Dir, gone)
-	receipt.MovedTo = append(receipt.MovedTo, moved...)
+	moveErr = errors.Join(ownErr, moveErr)
+	receipt.MovedTo = append(append(receipt.MovedTo, own...), moved...)
 	receipt.DurableAt = h.now()
 
 	next := h.verifier.Trust()

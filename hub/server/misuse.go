@@ -91,25 +91,48 @@ func (h *Hub) anomaly(a misuse.Anomaly) {
 // recordAnomalies writes anomalies into the audit log, and suspends devices if
 // misuse.suspend says so, until ctx ends.
 func (h *Hub) recordAnomalies(ctx context.Context) {
-	watcher := fleet.Actor{Name: "hub"}
 	for {
 		select {
 		case a := <-h.anomalies:
-			detail := fmt.Sprintf("%s %d of %d: %s", a.Signal, a.Score, a.Threshold, a.Detail)
-			if err := h.fleet.Remark(ctx, watcher, "device.anomaly", a.Device, detail); err != nil {
-				continue // said so in the log
-			}
-			if !h.suspends(a.Signal) {
-				continue
-			}
-			if status, known := h.fleet.Status(a.Device); !known || !status.State.MayConnect() {
-				continue
-			}
-			if _, err := h.fleet.Suspend(ctx, a.Device, "misuse.suspend: "+string(a.Signal), watcher); err != nil {
-				h.log.Error("a device that behaves as devices don't is not suspended", "device", a.Device, "error", err)
-			}
+			h.record(ctx, append([]misuse.Anomaly{a}, h.waiting()...))
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// waiting returns the anomalies that wait behind the first: a fleet that is cloned, or
+// comes back all at once, is written down in a few transactions.
+func (h *Hub) waiting() (found []misuse.Anomaly) {
+	for {
+		select {
+		case a := <-h.anomalies:
+			found = append(found, a)
+		default:
+			return found
+		}
+	}
+}
+
+// record writes anomalies down, then suspends whom it must.
+func (h *Hub) record(ctx context.Context, found []misuse.Anomaly) {
+	watcher := fleet.Actor{Name: "hub"}
+	remarks := make([]fleet.Remark, len(found))
+	for i, a := range found {
+		remarks[i] = fleet.Remark{Device: a.Device, Detail: fmt.Sprintf("%s %d of %d: %s", a.Signal, a.Score, a.Threshold, a.Detail)}
+	}
+	if err := h.fleet.Remark(ctx, watcher, "device.anomaly", remarks...); err != nil {
+		return // said so in the log
+	}
+	for _, a := range found {
+		if !h.suspends(a.Signal) {
+			continue
+		}
+		if status, known := h.fleet.Status(a.Device); !known || !status.State.MayConnect() {
+			continue
+		}
+		if _, err := h.fleet.Suspend(ctx, a.Device, "misuse.suspend: "+string(a.Signal), watcher); err != nil {
+			h.log.Error("a device that behaves as devices don't is not suspended", "device", a.Device, "error", err)
 		}
 	}
 }

@@ -169,6 +169,20 @@ func (s *policies) revise(ctx context.Context, report *admin.PolicyReload) error
 	return nil
 }
 
+// relabelled is fleet.Config.Changed: what these devices are known by is different now, so
+// they may no longer be allowed what they have subscribed to, connected or away. What each
+// message's delivery depends on is asked then, so an error here costs no secrecy: the
+// subscriptions are gone from memory, and are judged again at the next start.
+func (s *policies) relabelled(ids []string) {
+	r, err := s.h.broker.ReviseDevices(context.Background(), ids)
+	if r.Live+r.Stored > 0 {
+		s.h.log.Warn("subscriptions removed that the policy doesn't allow", "after", "a change of labels", "devices", len(ids), "live", r.Live, "stored", r.Stored)
+	}
+	if err != nil {
+		s.h.log.Error("subscriptions that the policy no longer allows are removed in memory only; look at the disk of the journal", "error", err)
+	}
+}
+
 // reloadPolicy is Reload at a signal: a file that says what is in force is no event, and
 // leaves nothing in the audit log.
 func (h *Hub) reloadPolicy(ctx context.Context) error {

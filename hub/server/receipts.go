@@ -3,18 +3,15 @@ package server
 import (
 	"crypto"
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"io/fs"
-	"path/filepath"
 
 	"github.com/fleethub/fleethub/certs/pemfile"
 	"github.com/fleethub/fleethub/certs/receipt"
 )
 
 // signReceipt signs a receipt with the key of the hub's issuing CA, as it lies in the
-// hub's folder now, or, if that key is kept elsewhere, with that of the hub's own server
-// certificate. Either leads to the root in ca.crt.
+// hub's folder now, or, if that key is kept elsewhere or can't be opened, with that of the
+// hub's own server certificate. Either leads to the root in ca.crt.
 func (h *Hub) signReceipt(payload []byte) ([]byte, error) {
 	key, chain, err := h.receiptSigner()
 	if err != nil {
@@ -24,22 +21,23 @@ func (h *Hub) signReceipt(payload []byte) ([]byte, error) {
 }
 
 func (h *Hub) receiptSigner() (crypto.Signer, []*x509.Certificate, error) {
-	folder := filepath.Join(h.config.Dir, "ca")
-	operational, err := pemfile.ReadCertificates(filepath.Join(folder, "operational.crt"))
+	all, err := h.cas.List()
 	if err != nil {
 		return nil, nil, err
 	}
-	key, err := pemfile.ReadKey(filepath.Join(folder, "operational.key"))
-	if err == nil {
-		return key, operational[:1], nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, err
+	if key, err := h.cas.Key(all[0]); err == nil && key != nil {
+		return key, []*x509.Certificate{all[0].Certificate}, nil
 	}
 	own, err := pemfile.ReadCertificates(h.serverFile(".crt"))
 	if err != nil {
 		return nil, nil, err
 	}
-	key, err = pemfile.ReadKey(h.serverFile(".key"))
-	return key, []*x509.Certificate{own[0], operational[0]}, err
+	by := all[0].Certificate
+	for _, ca := range all { // it may be by a former one
+		if own[0].CheckSignatureFrom(ca.Certificate) == nil {
+			by = ca.Certificate
+		}
+	}
+	key, err := pemfile.ReadKey(h.serverFile(".key"))
+	return key, []*x509.Certificate{own[0], by}, err
 }

@@ -18,10 +18,11 @@ import (
 	"github.com/fleethub/fleethub/certs/pemfile"
 )
 
-// Reload reads the server certificate, the trust (ca.crt, the hub's issuing CA,
-// issuers/), the policy, and of hub.yaml the log level and the sinks, with their files, again. Each is taken up or, if it can't be
-// used, stays as it was, with a line in the log. Connections whose trust is unchanged
-// don't notice; those by an issuer that is gone are cut.
+// Reload opens the issuing keys anew at their next use, and reads the server certificate,
+// the trust (ca.crt, the hub's issuing CAs, issuers/), the policy, and what of hub.yaml is
+// said there to be reloaded, again. Each is taken up or, if it can't be used, stays as it
+// was, with a line in the log. Connections whose trust is unchanged don't notice; those by
+// an issuer that is gone are cut.
 func (h *Hub) Reload() {
 	daemon.SdNotify(false, daemon.SdNotifyReloading)
 	defer daemon.SdNotify(false, daemon.SdNotifyReady)
@@ -32,9 +33,13 @@ func (h *Hub) Reload() {
 		}
 		h.log.Info("reloaded", "what", what)
 	}
+	h.keys.cache.Forget() // a token may have been put back
 	report("server certificate", h.reloadCertificate())
 	h.decideChain()
 	report("trust", h.reloadTrust(context.Background()))
+	if err := h.renewCertificate(h.now()); err != nil { // by a new issuing CA, perhaps
+		h.log.Error("server certificate not renewed", "error", err)
+	}
 	report("policy", h.reloadPolicy(context.Background()))
 	report("settings", h.reloadSettings())
 }
@@ -106,10 +111,18 @@ func (h *Hub) reloadSettings() error {
 	if err := h.sinks.Apply(context.Background(), config.Sinks); err != nil {
 		return err
 	}
+	if err := h.tickets.SetLifetime(config.MQTT.TicketLifetime); err != nil {
+		return err
+	}
+	h.mqtt.SetLimits(config.MQTT.MaxConnections, config.MQTT.Limits.listener())
+	h.mqtt.Negotiate(mtls.ServerConfig(mtls.ServerOptions{Profile: mtls.Profile(config.MQTT.TLSProfile)}))
 	former, next := h.filed, config
-	former.Log.Level, next.Log.Level = "", ""
+	for _, c := range []*Config{&former, &next} {
+		c.Log.Level, c.Sinks = "", nil
+		c.MQTT.TicketLifetime, c.MQTT.MaxConnections, c.MQTT.Limits, c.MQTT.TLSProfile = 0, 0, LimitsConfig{}, ""
+	}
 	if keys := changed(reflect.ValueOf(former), reflect.ValueOf(next), ""); len(keys) > 0 {
-		h.log.Warn("settings changed that need a restart", "keys", strings.Join(keys, ", "))
+		h.log.Warn("settings changed that need a restart; until then the hub goes on as before", "keys", strings.Join(keys, ", "))
 	}
 	return nil
 }
@@ -121,7 +134,10 @@ func changed(a, b reflect.Value, prefix string) (keys []string) {
 		if tag == "-" {
 			continue
 		}
-		if a.Field(i).Kind() == reflect.Slice { // the sinks, which are taken up
+		if kind := a.Field(i).Kind(); kind == reflect.Map || kind == reflect.Slice {
+			if !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+				keys = append(keys, prefix+tag)
+			}
 			continue
 		}
 		if a.Field(i).Kind() == reflect.Struct {

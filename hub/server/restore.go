@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -94,7 +95,7 @@ func Restore(dir string, backup io.Reader, replace bool, now time.Time) (Restore
 // the store is no matter: it is about to be put aside.
 func notRunning(dir string) error {
 	if err := boltstore.Check(filepath.Join(dir, storeFile)); errors.Is(err, boltstore.ErrLocked) {
-		return fmt.Errorf("a hub runs in %s: stop it first", dir)
+		return fmt.Errorf("a hub is running in %s: stop it first, then restore", dir)
 	}
 	return nil
 }
@@ -250,7 +251,12 @@ type StoresReport struct {
 // CheckStores looks through the stores in a folder that no hub uses, and changes
 // nothing. An error says what is damaged and where.
 func CheckStores(dir string) (r StoresReport, err error) {
-	if err := boltstore.Check(filepath.Join(dir, storeFile)); err != nil {
+	switch err := boltstore.Check(filepath.Join(dir, storeFile)); {
+	case errors.Is(err, boltstore.ErrLocked):
+		return r, fmt.Errorf("a hub is running in %s, and its stores can be looked through only at rest: stop it first, or check a copy (`hub backup`, then `hub restore` into another folder)", dir)
+	case errors.Is(err, fs.ErrNotExist):
+		return r, fmt.Errorf("%s has no store yet, because no hub has run there: there is nothing to check", dir)
+	case err != nil:
 		return r, err
 	}
 	state := new(ingest.State)

@@ -25,8 +25,10 @@ import (
 	"github.com/fleethub/fleethub/certs/command"
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/certs/tpm/attestation"
 	"github.com/fleethub/fleethub/hub/admin"
 	"github.com/fleethub/fleethub/hub/admission"
+	"github.com/fleethub/fleethub/hub/authority"
 	"github.com/fleethub/fleethub/hub/boltstore"
 	"github.com/fleethub/fleethub/hub/broker"
 	"github.com/fleethub/fleethub/hub/consumer"
@@ -63,6 +65,8 @@ type Hub struct {
 	trusting    sync.Mutex // held by changes of trust, over their files and the cutting of connections
 	verifier    *mtls.Verifier
 	certificate *mtls.Reloader
+	keys        *keyring
+	cas         authority.Folder
 	leafOnly    atomic.Bool // present no issuer: see presented
 	store       *boltstore.Store
 	journal     *journal.Journal
@@ -76,6 +80,8 @@ type Hub struct {
 	consumers   *consumer.Consumers
 	sinks       *consumer.Sinks
 	settling    chan string // devices that have connected after a renewal
+	tpms        *attestation.Verifier
+	introducing chan struct{} // a place each for devices that are being taken down
 	book        *why.Book
 	misuse      *misuse.Watch
 	anomalies   chan misuse.Anomaly // wait for the audit log
@@ -83,6 +89,7 @@ type Hub struct {
 	foreign     *status.Foreign
 	statusDoor  *http.Server // nil if there is none
 	mqtt        *listener.Listener
+	tokens      *admin.Tokens // nil if none are taken
 	api         *http.Server
 	health      *http.Server
 
@@ -101,7 +108,7 @@ func New(config Config, logTo io.Writer) (*Hub, error) {
 	if err := config.Check(); err != nil {
 		return nil, command.WithCode(command.BadConfig, err)
 	}
-	h := &Hub{config: config, now: config.Now, metrics: newMetrics(), sessions: &session.Table{}, settling: make(chan string, settlingQueue), failed: make(chan error, 1), stop: func() {}}
+	h := &Hub{config: config, now: config.Now, metrics: newMetrics(), sessions: &session.Table{}, settling: make(chan string, settlingQueue), introducing: make(chan struct{}, introducedAtOnce), failed: make(chan error, 1), stop: func() {}}
 	if h.now == nil {
 		h.now = time.Now
 	}
@@ -115,6 +122,8 @@ func New(config Config, logTo io.Writer) (*Hub, error) {
 	}
 	h.level.Set(level)
 	h.log = newLogger(logTo, config.Log.Format, &h.level)
+	h.keys = newKeyring(config, h.now, h.log)
+	h.cas = authority.In(config.Dir, h.keys)
 	if err := h.load(); err != nil {
 		h.Close()
 		return nil, err
@@ -155,6 +164,9 @@ func (h *Hub) load() error {
 	if err := h.loadPolicy(); err != nil {
 		return err
 	}
+	if err := h.openTokens(); err != nil {
+		return err
+	}
 	// The fleet before anyone who admits, the sessions before the fleet: it must be
 	// able to cut them from its first revocation.
 	if h.store, err = boltstore.Open(filepath.Join(h.config.Dir, storeFile)); err != nil {
@@ -164,7 +176,8 @@ func (h *Hub) load() error {
 		Store: h.store, Sessions: deviceSessions{h}, TrustDomain: h.config.TrustDomain,
 		Roots:   func() []*x509.Certificate { return h.verifier.Trust().Roots },
 		Issuers: func() []*x509.Certificate { return h.verifier.Trust().Issuers }, BeforeImport: h.refreshTrust,
-		Sign: h.signReceipt, FourEyesOver: h.config.Operations.FourEyesOver,
+		NeedsTPM: h.config.KeyProtection.needsTPM, Quarantine: h.config.JustInTime.Waiting,
+		Sign: h.signReceipt, FourEyesOver: h.config.Operations.FourEyesOver, Changed: h.policies.relabelled,
 		Now: h.now, Log: h.log,
 	})
 	if err != nil {
@@ -214,7 +227,7 @@ func (h *Hub) load() error {
 	h.mqtt = listener.New(listener.Config{
 		TLS:              mqttTLS,
 		Verify:           h.verifyMQTT,
-		Handle:           h.broker.Serve,
+		Handle:           h.serveMQTT,
 		HandshakeTimeout: h.config.MQTT.HandshakeTimeout,
 		ConnectTimeout:   h.config.MQTT.ConnectTimeout,
 		MaxConnections:   h.config.MQTT.MaxConnections,
@@ -224,8 +237,11 @@ func (h *Hub) load() error {
 	})
 	h.api = admin.NewServer(admin.Config{
 		Fleet: h.fleet, Verifier: h.verifier, Watch: h.watch, Live: h.live, Backup: h.Backup, Handshakes: h.account.of, Log: h.log,
-		Consumers: h.consumers, Sinks: h.sinks, Policies: &h.policies, Issuers: issuers{h}, Lists: lists{h}, Why: h.why, Anomalies: h.anomaliesOf, Tickets: h.tickets, TicketStats: &h.codec.Stats, Started: h.started,
+		Consumers: h.consumers, Sinks: h.sinks, Policies: &h.policies, Issuers: issuers{h}, Lists: lists{h}, Why: h.why, Anomalies: h.anomaliesOf, Tickets: h.tickets, TicketStats: &h.codec.Stats, Started: h.started, Answers: h.store, Tokens: h.tokens, Now: h.now,
 	}, h.apiTLS())
+	if h.tpms, err = h.newTPMVerifier(); err != nil {
+		return err
+	}
 	h.api.Handler = withEST(h.newEST(), h.api.Handler)
 	h.api.Handler = h.withStatus(h.withWhy(h.api.Handler))
 	if h.config.Status.Addr != "" {
@@ -246,7 +262,10 @@ func (h *Hub) verifyMQTT(cs tls.ConnectionState) (mtls.Peer, error) {
 	if err := h.refusedByList(peer); err != nil {
 		return peer, err
 	}
-	return peer, h.admission.Check(peer)
+	if err := h.admission.Check(peer); err != nil {
+		return peer, h.verifyUnknown(peer, err)
+	}
+	return peer, nil
 }
 
 // verifyAPI lets in whoever is of this fleet, likewise, and whoever shows no certificate.
@@ -263,6 +282,9 @@ func (h *Hub) verifyAPI(cs tls.ConnectionState) error {
 		}
 		h.metrics.refused.WithLabelValues("api-" + string(refusal.Reason)).Inc()
 		h.log.Warn("API connection refused", "reason", refusal.Reason, "detail", refusal.Detail)
+		if refusal.Identity.Role == identity.RoleDevice && refusal.Identity.ID != "" { // it came to renew, beyond the grace for instance
+			chronicle{h}.note(refusal.Identity, why.Event{Kind: why.NotRenewed, Reason: string(refusal.Reason), Detail: refusal.Detail, Own: true})
+		}
 	}
 	return err
 }
@@ -389,6 +411,9 @@ func (h *Hub) Close() {
 				h.api.Close()
 			}
 		}
+		if h.tokens != nil {
+			h.tokens.Close()
+		}
 		if h.broker != nil {
 			if err := h.broker.Close(); err != nil { // before the listener: it says goodbye
 				h.log.Error("broker not closed", "error", err)
@@ -435,6 +460,12 @@ func listen(addr, flag string) (net.Listener, error) {
 	l, err := (&net.ListenConfig{KeepAlive: -1, Control: keepAlive}).Listen(context.Background(), "tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("%s is in use by another program: stop that one, or choose another address with --%s", addr, flag)
+	}
+	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return nil, fmt.Errorf("this machine has no address %s: choose one of its own with --%s, or :PORT for all of them", addr, flag)
+	}
+	if errors.Is(err, syscall.EACCES) {
+		return nil, fmt.Errorf("this user may not open %s: choose a port from 1024 on with --%s, or give the program CAP_NET_BIND_SERVICE", addr, flag)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("--%s %s: %w", flag, addr, err)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -23,8 +24,8 @@ import (
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/issuance"
 	"github.com/fleethub/fleethub/certs/mtls"
-	"github.com/fleethub/fleethub/certs/pemfile"
 	"github.com/fleethub/fleethub/certs/revocation"
+	"github.com/fleethub/fleethub/hub/authority"
 	"github.com/fleethub/fleethub/hub/fleet"
 	"github.com/fleethub/fleethub/hub/registry"
 	"github.com/fleethub/fleethub/hub/status"
@@ -73,7 +74,7 @@ const statusDir = "status"
 func (h *Hub) openStatus() (err error) {
 	dir := filepath.Join(h.config.Dir, statusDir)
 	h.status, err = status.New(status.Config{
-		Dir: dir, Authorities: h.authorities, Registry: &certificates{h: h, issued: issued{path: filepath.Join(h.config.Dir, "ca", "issued.jsonl")}},
+		Dir: dir, Authorities: h.authorities, Registry: &certificates{h: h, issued: issued{path: filepath.Join(h.cas.Dir, authority.JournalFile)}},
 		Responder: h.certifyResponder, ListLifetime: h.config.Status.ListLifetime, AnswerLifetime: h.config.Status.AnswerLifetime,
 		Version: func() (uint64, error) {
 			head, err := h.fleet.AuditHead(context.Background())
@@ -91,26 +92,20 @@ func (h *Hub) openStatus() (err error) {
 }
 
 // authorities returns the hub's own issuing CAs, those before the present one included,
-// as they lie in the hub's folder now.
+// as they lie in the hub's folder now. One whose key can't be used is like one whose key
+// is elsewhere.
 func (h *Hub) authorities() ([]status.Authority, error) {
-	files, err := filepath.Glob(filepath.Join(h.config.Dir, "ca", "*.crt"))
+	cas, err := h.cas.List()
 	if err != nil {
 		return nil, err
 	}
 	var all []status.Authority
-	for _, file := range files {
-		certs, err := pemfile.ReadCertificates(file)
+	for _, ca := range cas {
+		key, err := h.cas.Key(ca)
 		if err != nil {
-			return nil, err
+			key = nil // the keyring has told why
 		}
-		if !isOperational(certs[0]) {
-			continue
-		}
-		key, err := pemfile.ReadKey(strings.TrimSuffix(file, ".crt") + ".key")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		all = append(all, status.Authority{Certificate: certs[0], Key: key})
+		all = append(all, status.Authority{Certificate: ca.Certificate, Key: key})
 	}
 	return all, nil
 }
@@ -145,10 +140,10 @@ func (c *certificates) Lookup(ctx context.Context, issuer *x509.Certificate, ser
 	text := identity.SerialString(serial)
 	o, err := c.h.fleet.Certificate(ctx, fleet.IssuerID(issuer), text)
 	if errors.Is(err, registry.ErrUnknown) {
-		if own, ownErr := c.h.certificate.Certificate(); ownErr == nil && own.Leaf.SerialNumber.Cmp(serial) == 0 && string(own.Leaf.RawIssuer) == string(issuer.RawSubject) {
+		if own, ownErr := c.h.certificate.Certificate(); ownErr == nil && own.Leaf.SerialNumber.Cmp(serial) == 0 && own.Leaf.CheckSignatureFrom(issuer) == nil {
 			return e, false, nil
 		}
-		known, readErr := c.issued.has(text)
+		known, readErr := c.issued.has(issuer, text)
 		if readErr == nil && known {
 			return e, false, nil
 		}
@@ -223,22 +218,29 @@ func (c *certificates) judge(ctx context.Context, o registry.Ownership, serial *
 	return e, true, nil
 }
 
-// issued has the serial numbers of the CA's journal. It reads what was appended since.
+// issued has what the journal of the hub's CAs lists. It reads what was appended since.
 type issued struct {
 	path string
 
-	mu      sync.Mutex // guards what follows
-	read    int64      // octets, whole lines
-	serials map[string]struct{}
+	mu    sync.Mutex // guards what follows
+	read  int64      // octets, whole lines
+	known map[issuedKey]struct{}
 }
 
-func (i *issued) has(serial string) (bool, error) {
+// issuedKey names a certificate. The issuer of one from before there was a second CA is
+// not on record, and empty.
+type issuedKey struct{ issuer, serial string }
+
+func (i *issued) has(issuer *x509.Certificate, serial string) (bool, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if err := i.refresh(); err != nil {
 		return false, err
 	}
-	_, ok := i.serials[serial]
+	_, ok := i.known[issuedKey{fleet.IssuerID(issuer), serial}]
+	if !ok {
+		_, ok = i.known[issuedKey{"", serial}]
+	}
 	return ok, nil
 }
 
@@ -255,24 +257,22 @@ func (i *issued) refresh() error {
 	if err != nil || info.Size() == i.read {
 		return err
 	}
-	if i.serials == nil || info.Size() < i.read {
-		i.serials, i.read = make(map[string]struct{}), 0
+	if i.known == nil || info.Size() < i.read {
+		i.known, i.read = make(map[issuedKey]struct{}), 0
 	}
-	for decoder := json.NewDecoder(io.NewSectionReader(f, i.read, info.Size()-i.read)); ; {
-		var line struct {
-			Serial string `json:"serial"`
+	for lines := bufio.NewReader(io.NewSectionReader(f, i.read, info.Size()-i.read)); ; {
+		text, err := lines.ReadBytes('\n')
+		if errors.Is(err, io.EOF) { // a line that is being written is read the next time
+			return nil
 		}
-		if err := decoder.Decode(&line); err != nil {
-			if errors.Is(err, io.EOF) {
-				i.read = info.Size()
-				return nil
-			}
-			if errors.Is(err, io.ErrUnexpectedEOF) { // being written
-				return nil
-			}
+		if err != nil {
 			return fmt.Errorf("%s: %w", i.path, err)
 		}
-		i.serials[line.Serial] = struct{}{}
+		i.read += int64(len(text))
+		var line authority.Line
+		if json.Unmarshal(text, &line) == nil { // else a killed command left it, and handed nothing out
+			i.known[issuedKey{line.Issuer, line.Serial}] = struct{}{}
+		}
 	}
 }
 
@@ -382,6 +382,12 @@ func (h *Hub) registerStatus() {
 			}
 		}
 		return least.Seconds()
+	})
+	h.metrics.gauge("fleethub_issuing_key_usable", "1 if the key of the hub's issuing CA is here and opens: without it no certificate is renewed.", func() float64 {
+		if _, err := h.cas.Issuer(); err != nil {
+			return 0
+		}
+		return 1
 	})
 	h.metrics.gauge("fleethub_foreign_crl_problems", "Foreign issuers whose revocation list is out of date, missing or damaged.", func() float64 {
 		n := 0

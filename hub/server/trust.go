@@ -14,9 +14,9 @@ import (
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/certs/pemfile"
+	"github.com/fleethub/fleethub/hub/authority"
 	"github.com/fleethub/fleethub/hub/fleet"
 	"github.com/fleethub/fleethub/hub/protocol"
-	"github.com/fleethub/fleethub/hub/registry"
 )
 
 // cutTimeout bounds how long a change of trust waits for sockets to close. They are
@@ -24,7 +24,7 @@ import (
 const cutTimeout = 5 * time.Second
 
 // loadTrust reads whom the hub in dir trusts: the roots in ca.crt (the fleet's trust
-// bundle), its own issuing CA, and the stations' in issuers/.
+// bundle), its own issuing CAs, present and former, and the stations' in issuers/.
 func loadTrust(dir, trustDomain string) (mtls.Trust, error) {
 	trust := mtls.Trust{TrustDomain: trustDomain}
 	bundle, err := pemfile.ReadCertificates(filepath.Join(dir, "ca.crt"))
@@ -36,11 +36,15 @@ func loadTrust(dir, trustDomain string) (mtls.Trust, error) {
 			trust.Roots = append(trust.Roots, c)
 		}
 	}
-	operational, err := pemfile.ReadCertificates(filepath.Join(dir, "ca", "operational.crt"))
+	own, err := authority.In(dir, nil).List()
 	if err != nil {
 		return trust, err
 	}
-	trust.Issuers = append(trust.Issuers, operational[0])
+	for _, ca := range own {
+		if ca.State.Trusted() && !slices.ContainsFunc(trust.Issuers, ca.Certificate.Equal) {
+			trust.Issuers = append(trust.Issuers, ca.Certificate)
+		}
+	}
 	files, err := issuerFiles(dir)
 	if err != nil {
 		return trust, err
@@ -117,8 +121,13 @@ func (h *Hub) setTrust(ctx context.Context, next mtls.Trust) (trustChange, error
 	if sameCertificates(former.Roots, next.Roots) && sameCertificates(former.Issuers, next.Issuers) {
 		return trustChange{}, nil
 	}
-	for _, issuer := range missing(next.Issuers, former.Issuers) {
-		if h.issuedTo(ctx, issuer) == 0 {
+	added := missing(next.Issuers, former.Issuers)
+	var issued map[string]int
+	if len(added) > 0 {
+		issued = h.issued(ctx)
+	}
+	for _, issuer := range added {
+		if issued != nil && issued[fleet.IssuerID(issuer)] == 0 {
 			continue // a new station: none of its devices was ever here for a ticket
 		}
 		if err := h.tickets.DropIssuer(issuer.SubjectKeyId); err != nil {
@@ -152,26 +161,15 @@ func (h *Hub) setTrust(ctx context.Context, next mtls.Trust) (trustChange, error
 	return change, nil
 }
 
-// issuedTo returns how many registered devices have a usable certificate by that CA, as
-// far as the store can be read, and at least 1 if it can't.
-func (h *Hub) issuedTo(ctx context.Context, issuer *x509.Certificate) (n int) {
-	id := fleet.IssuerID(issuer)
-	err := h.fleet.Walk(ctx, func(d registry.Device) {
-		if holdsBy(d, id) {
-			n++
-		}
-	})
+// issued returns how many registered devices have a usable certificate by each CA, by
+// fleet.IssuerID; nil if the store can't be read.
+func (h *Hub) issued(ctx context.Context) map[string]int {
+	issued, err := h.fleet.Issued(ctx)
 	if err != nil {
-		h.log.Error("devices of an issuer not counted", "issuer", issuer.Subject.CommonName, "error", err)
-		return max(n, 1)
+		h.log.Error("devices of issuers not counted", "error", err)
+		return nil
 	}
-	return n
-}
-
-// holdsBy reports whether a device has a certificate by that issuer that it may still
-// present. It has one usable certificate at a time.
-func holdsBy(d registry.Device, issuer string) bool {
-	return slices.ContainsFunc(d.Certificates, func(c registry.Certificate) bool { return c.Usable() && c.Issuer == issuer })
+	return issued
 }
 
 // refreshTrust is reloadTrust before the import of a manifest: a station authorized a

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fleethub/fleethub/certs/est"
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/hub/admin"
@@ -110,6 +111,24 @@ func (c chronicle) OnDenied(id identity.Identity, action policy.Action, topic, r
 	c.noteAdmitted(id, why.Event{Kind: why.Denied, Reason: rule, Detail: fmt.Sprintf("it may not %s %.100q", action, topic), Own: true})
 }
 
+// refuseRenewal is refuseEST of a renewal that id asked for from that address (HOST:PORT),
+// and writes it down.
+func (h *Hub) refuseRenewal(address string, id identity.Identity, err error) error {
+	if refusal, ok := errors.AsType[*mtls.Refusal](err); ok {
+		id = refusal.Identity
+	}
+	err = h.refuseEST(err)
+	if refusal, ok := errors.AsType[*est.Refusal](err); ok && id.ID != "" {
+		host, _, splitErr := net.SplitHostPort(address)
+		if splitErr != nil {
+			host = address
+		}
+		// The door let in only whom a trusted issuer had named, and its handshake proved the key.
+		chronicle{h}.note(id, why.Event{Kind: why.NotRenewed, Reason: refusal.Reason, Detail: refusal.Detail, Address: host, Own: true})
+	}
+	return err
+}
+
 // why returns an operator's answer about a device, registered or not.
 func (h *Hub) why(ctx context.Context, id string) (admin.Why, error) {
 	if err := identity.ValidID(id); err != nil {
@@ -177,13 +196,15 @@ func (h *Hub) standing(ctx context.Context, id string, leaf *x509.Certificate, t
 		return answer, err
 	}
 	answer.State = d.State
-	answer.Verdict = h.verdict(&d, leaf, toOperator)
+	answer.Verdict, answer.MayConnect = h.verdict(&d, leaf, toOperator)
 	return answer, nil
 }
 
-func (h *Hub) verdict(d *registry.Device, leaf *x509.Certificate, toOperator bool) string {
+// verdict says whether the device may connect with that certificate, nil for the one it is to
+// use, and in words why not.
+func (h *Hub) verdict(d *registry.Device, leaf *x509.Certificate, toOperator bool) (text string, mayConnect bool) {
 	if !d.State.MayConnect() {
-		text := fmt.Sprintf("%s is %s", d.ID, d.State)
+		text = fmt.Sprintf("%s is %s", d.ID, d.State)
 		if since := d.Since(); since.To == d.State && !since.At.IsZero() {
 			text += " since " + since.At.UTC().Format(time.RFC3339)
 			if since.Reason != "" {
@@ -196,29 +217,35 @@ func (h *Hub) verdict(d *registry.Device, leaf *x509.Certificate, toOperator boo
 				}
 			}
 		}
-		return text
+		if d.State == registry.StateQuarantined {
+			text += ": it waits for approval (hub device approve " + d.ID + "), or for a manifest that names it"
+		}
+		return text, false
 	}
 	i := len(d.Certificates) - 1
 	if leaf != nil {
 		i = slices.IndexFunc(d.Certificates, func(c registry.Certificate) bool { return c.Fingerprint == identity.Fingerprint(leaf) })
 	}
 	if i < 0 {
-		return fmt.Sprintf("%s is %s, and the certificate is not one that is registered for it: another enrolment, or another board's", d.ID, d.State)
+		return fmt.Sprintf("%s is %s, and the certificate is not one that is registered for it: another enrolment, or another board's", d.ID, d.State), false
 	}
 	c := d.Certificates[i]
 	switch c.Standing {
 	case registry.StandingUsable:
-		return fmt.Sprintf("%s is %s and may connect; its certificate %s is good until %s", d.ID, d.State, c.Serial, c.NotAfter.UTC().Format(time.RFC3339))
+		if text := h.unprotected(d, c); text != "" {
+			return text, false
+		}
+		return fmt.Sprintf("%s is %s and may connect; its certificate %s is good until %s", d.ID, d.State, c.Serial, c.NotAfter.UTC().Format(time.RFC3339)), true
 	case registry.StandingExpired:
-		return fmt.Sprintf("its certificate %s expired on %s: it may renew it until %s and nothing else", c.Serial, c.NotAfter.UTC().Format(time.RFC3339), c.NotAfter.Add(h.config.Renewal.Grace).UTC().Format(time.RFC3339))
+		return fmt.Sprintf("its certificate %s expired on %s: it may renew it until %s and nothing else", c.Serial, c.NotAfter.UTC().Format(time.RFC3339), c.NotAfter.Add(h.config.Renewal.Grace).UTC().Format(time.RFC3339)), false
 	case registry.StandingNotYetValid:
-		return fmt.Sprintf("its certificate %s begins on %s, in %s: the hub's clock is slow, or that of who issued it was fast", c.Serial, c.NotBefore.UTC().Format(time.RFC3339), why.Span(c.NotBefore.Sub(h.now())))
+		return fmt.Sprintf("its certificate %s begins on %s, in %s: the hub's clock is slow, or that of who issued it was fast", c.Serial, c.NotBefore.UTC().Format(time.RFC3339), why.Span(c.NotBefore.Sub(h.now()))), false
 	case registry.StandingSuperseded:
-		return fmt.Sprintf("its certificate %s was superseded on %s: use the one that it renewed to", c.Serial, c.Superseded.UTC().Format(time.RFC3339))
+		return fmt.Sprintf("its certificate %s was superseded on %s: use the one that it renewed to", c.Serial, c.Superseded.UTC().Format(time.RFC3339)), false
 	case registry.StandingUntrusted:
-		return fmt.Sprintf("the issuing CA of its certificate %s is not trusted any more", c.Serial)
+		return fmt.Sprintf("the issuing CA of its certificate %s is not trusted any more", c.Serial), false
 	}
-	return fmt.Sprintf("its certificate %s is %s", c.Serial, c.Standing)
+	return fmt.Sprintf("its certificate %s is %s", c.Serial, c.Standing), false
 }
 
 // withWhy serves GET /v1/why beside the API.

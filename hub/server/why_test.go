@@ -11,12 +11,15 @@ import (
 	"github.com/fleethub/fleethub/certs/certtest"
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/certs/revocation"
+	"github.com/fleethub/fleethub/certs/tpm/attestation"
 	"github.com/fleethub/fleethub/hub/admin"
 	"github.com/fleethub/fleethub/hub/admission"
 	"github.com/fleethub/fleethub/hub/broker"
+	"github.com/fleethub/fleethub/hub/fleet"
 	"github.com/fleethub/fleethub/hub/hubtest"
 	"github.com/fleethub/fleethub/hub/listener"
 	"github.com/fleethub/fleethub/hub/protocol"
+	"github.com/fleethub/fleethub/hub/registry"
 	"github.com/fleethub/fleethub/hub/why"
 )
 
@@ -187,7 +190,7 @@ func TestDeviceLearnsAboutItselfWhateverItsStateAndAboutNobodyElse(t *testing.T)
 	h := hubtest.Start(t)
 	d, other := h.Device("pi-1"), h.Device("pi-2")
 	now := time.Now()
-	if a, code := askOwn(t, h, d, now.Add(-72*time.Hour)); code != http.StatusOK || a.ID != "pi-1" || a.Clock != "its clock is 3 days slow" || !strings.Contains(a.Verdict, "may connect") {
+	if a, code := askOwn(t, h, d, now.Add(-72*time.Hour)); code != http.StatusOK || a.ID != "pi-1" || a.Clock != "its clock is 3 days slow" || !a.MayConnect || !strings.Contains(a.Verdict, "may connect") {
 		t.Errorf("%d, %+v", code, a)
 	}
 	stranger := h.Fleet.Foreign().Device("pi-1")
@@ -207,7 +210,7 @@ func TestDeviceLearnsAboutItselfWhateverItsStateAndAboutNobodyElse(t *testing.T)
 			t.Fatal(err)
 		}
 		a, code := askOwn(t, h, d, now)
-		if code != http.StatusOK || !strings.Contains(a.Verdict, step.want) || strings.Contains(a.Verdict, "secret") || strings.Contains(a.Verdict, "admin") || a.Clock != "" {
+		if code != http.StatusOK || a.MayConnect || !strings.Contains(a.Verdict, step.want) || strings.Contains(a.Verdict, "secret") || strings.Contains(a.Verdict, "admin") || a.Clock != "" {
 			t.Errorf("%d, %+v, want %q", code, a, step.want)
 		}
 		for _, e := range a.Events {
@@ -231,15 +234,35 @@ func TestEveryReasonHasWords(t *testing.T) {
 		string(mtls.ReasonNoCertificate), string(mtls.ReasonUnknownIssuer), string(mtls.ReasonExpired), string(mtls.ReasonNotYetValid), string(mtls.ReasonUsage),
 		string(mtls.ReasonIdentity), string(mtls.ReasonTrustDomain), string(mtls.ReasonRole), string(mtls.ReasonChain),
 		string(admission.ReasonUnknownDevice), string(admission.ReasonUnknownCertificate), string(admission.ReasonSuspended), string(admission.ReasonRevoked),
-		string(admission.ReasonState), string(admission.ReasonClientIdentifier), string(admission.ReasonWill),
+		string(admission.ReasonState), string(admission.ReasonKeyProtection), string(admission.ReasonQuarantined),
+		fleet.RefusedForQuarantine, fleet.RefusedForBudget, fleet.RefusedForIssuer, fleet.RefusedForSerial, string(admission.ReasonClientIdentifier), string(admission.ReasonWill),
 		string(broker.ReasonConnectTimeout), string(broker.ReasonNoConnect), string(broker.ReasonFirstPacket), string(broker.ReasonMalformedConnect),
 		string(broker.ReasonVersion), string(broker.ReasonAuthMethod), string(broker.ReasonUnavailable), string(broker.ReasonPanic),
-		listener.ReasonTooMany, listener.ReasonAddressLimit, listener.ReasonIssuerLimit, listener.ReasonQueueFull, listener.ReasonQueueTimeout,
+		listener.ReasonTooMany, listener.ReasonAddressLimit, listener.ReasonIssuerLimit, listener.ReasonDeviceLimit, listener.ReasonQueueFull, listener.ReasonQueueTimeout,
 		listener.ReasonHandshakeTimeout, listener.ReasonHandshakeAborted, listener.ReasonHandshakeFailed, listener.ReasonHelloTooLarge, listener.ReasonTooLarge,
 		listener.ReasonChainTooLong, listener.ReasonNotTLS, listener.ReasonPeerAlert, listener.ReasonPanic,
 	} {
 		if !why.Known(why.Refused, reason) {
 			t.Errorf("there are no words for a refusal for %s", reason)
+		}
+	}
+	for _, reason := range []string{
+		fleet.RefusedForKey, fleet.RefusedForRate, "issuing-key", "issuing-ca", "superseded", "unknown-device", "certificate-unknown",
+		string(registry.StateSuspended), string(registry.StateRevoked), string(registry.StateRetired), string(registry.StateReplaced), string(mtls.ReasonExpired), string(mtls.ReasonRole),
+	} {
+		if !why.Known(why.NotRenewed, reason) {
+			t.Errorf("there are no words for a renewal that was refused for %s", reason)
+		}
+	}
+	for _, reason := range []string{
+		fleet.RefusedForKey, fleet.RefusedForRate, fleet.RefusedForOtherTPM, fleet.RefusedForProtection,
+		"tpm-" + string(attestation.Malformed), "tpm-" + string(attestation.UntrustedEK), "tpm-" + string(attestation.BadAK), "tpm-" + string(attestation.BadKey),
+		"tpm-" + string(attestation.BadCertification), "tpm-" + string(attestation.WrongStatement), "tpm-" + string(attestation.KeyMismatch), "tpm-" + string(attestation.Busy),
+		"tpm-" + string(attestation.UnknownChallenge), "tpm-" + string(attestation.Expired), "tpm-" + string(attestation.Answered), "tpm-" + string(attestation.MixedUp),
+		"tpm-" + string(attestation.WrongProof), "tpm-" + string(attestation.Relayed),
+	} {
+		if !why.Known(why.NotRenewed, reason) {
+			t.Errorf("there are no words for a renewal refused for %s", reason)
 		}
 	}
 	for _, reason := range []string{

@@ -65,7 +65,7 @@ func TestStateParsesBackToTheSession(t *testing.T) {
 		{kind: kind{version: tls.VersionTLS13, suite: 0x1302}, created: 1792000000, secret: make([]byte, secret384)},
 		{kind: kind{version: tls.VersionTLS12, suite: 0xc02b, curve: tls.CurveP256, ems: true}, created: 1792000000, secret: make([]byte, secret384)},
 	} {
-		encoded := want.state(nil, nil)
+		encoded := want.appendState(nil, nil, nil)
 		got, ok := parseState(encoded)
 		if !ok {
 			t.Fatalf("%x does not parse", encoded)

@@ -50,7 +50,7 @@ const ringVersion = 1
 // nothing but cheap handshakes for a while. It is safe for concurrent use.
 type Ring struct {
 	path     string
-	lifetime time.Duration
+	lifetime atomic.Int64 // a time.Duration
 	now      func() time.Time
 
 	mu       sync.Mutex // held by changes, over the write of the file
@@ -90,7 +90,8 @@ func OpenRing(path string, c Config) (*Ring, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	r := &Ring{path: path, lifetime: c.Lifetime, now: c.Now}
+	r := &Ring{path: path, now: c.Now}
+	r.lifetime.Store(int64(c.Lifetime))
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		r.current.Store(&ringState{})
@@ -111,7 +112,17 @@ func OpenRing(path string, c Config) (*Ring, error) {
 }
 
 // Lifetime returns how long a ticket is good for.
-func (r *Ring) Lifetime() time.Duration { return r.lifetime }
+func (r *Ring) Lifetime() time.Duration { return time.Duration(r.lifetime.Load()) }
+
+// SetLifetime has tickets live for another time from now on, those handed out before
+// included. Keys that are gone are not brought back by a longer one.
+func (r *Ring) SetLifetime(d time.Duration) error {
+	if d <= 0 || d > MaxLifetime {
+		return fmt.Errorf("ticket lifetime %s is not between 0 and %s", d, MaxLifetime)
+	}
+	r.lifetime.Store(int64(d))
+	return nil
+}
 
 // Len returns how many keys the ring holds.
 func (r *Ring) Len() int { return len(r.current.Load().keys) }
@@ -138,7 +149,7 @@ func (r *Ring) Rotate() error {
 			if i > 0 {
 				retired = next.keys[i-1].created
 			}
-			if r.now().Sub(retired) <= r.lifetime {
+			if r.now().Sub(retired) <= r.Lifetime() {
 				kept = append(kept, k)
 			}
 		}
@@ -219,7 +230,7 @@ func (r *Ring) open(sealed []byte) ([]byte, error) {
 		return nil, errTicket
 	}
 	for _, k := range r.current.Load().keys {
-		if r.now().Sub(k.created) > sealFor+r.lifetime {
+		if r.now().Sub(k.created) > sealFor+r.Lifetime() {
 			continue
 		}
 		if plain, err := k.siv.DecryptDeterministically(sealed, nil); err == nil {

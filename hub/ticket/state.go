@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
 )
@@ -11,15 +12,15 @@ import (
 // sessionTypeServer is the SessionStateType of a server's session.
 const sessionTypeServer = 1
 
-// state returns the session in the encoding that tls.ParseSessionState documents,
-// for a client that had presented leaf, or leaf and issuer.
-func (s *session) state(leaf, issuer *x509.Certificate) []byte {
+// appendState appends the session in the encoding that tls.ParseSessionState
+// documents, for a client that had presented leaf, or leaf and issuer.
+func (s *session) appendState(b []byte, leaf, issuer *x509.Certificate) []byte {
 	certs := [...]*x509.Certificate{leaf, issuer}
 	size := 0
 	for _, c := range certs[:s.kind.chain] {
 		size += 3 + len(c.Raw) + 2
 	}
-	b := make([]byte, 0, 64+len(s.secret)+size)
+	b = slices.Grow(b, 64+len(s.secret)+size)
 	b = binary.BigEndian.AppendUint16(b, s.kind.version)
 	b = append(b, sessionTypeServer)
 	b = binary.BigEndian.AppendUint16(b, s.kind.suite)

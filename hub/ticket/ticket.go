@@ -207,7 +207,8 @@ func (c *Codec) compact(cs tls.ConnectionState, state *tls.SessionState) ([]byte
 	}
 	// What will be rebuilt must be what crypto/tls would have stored, to the octet: a
 	// Go version that stores more makes us fall back, not lose something.
-	if string(s.state(leaf, issuer)) != string(encoded) {
+	var rebuilt [2 << 10]byte
+	if !bytes.Equal(s.appendState(rebuilt[:0], leaf, issuer), encoded) {
 		return nil, false
 	}
 	if carried {
@@ -256,7 +257,7 @@ func (c *Codec) open(sealed []byte) (*tls.SessionState, error) {
 	if !ok || !c.inTime(s.created, issuer.SubjectKeyId) {
 		return nil, errTicket
 	}
-	state, err := tls.ParseSessionState(s.state(leaf, issuer))
+	state, err := tls.ParseSessionState(s.appendState(nil, leaf, issuer))
 	if err != nil {
 		return nil, err
 	}

@@ -336,6 +336,28 @@ func TestFallbackTicketIsHeldToTheSameRules(t *testing.T) {
 	}
 }
 
+func TestAnotherLifetimeIsInForceForTicketsThatAreOut(t *testing.T) {
+	b := newBench(t)
+	device, sessions := b.fleet.Device("pi-1"), &cache{}
+	b.known.add(device)
+	b.mustConnect(device, tls.VersionTLS13, sessions, false)
+	early := *sessions
+	b.clock.advance(2 * time.Minute)
+	if err := b.ring.SetLifetime(time.Minute); err != nil || b.ring.Lifetime() != time.Minute {
+		t.Fatal(err)
+	}
+	b.mustConnect(device, tls.VersionTLS13, &cache{early.ticket, early.state}, false)
+	if err := b.ring.SetLifetime(ticket.MaxLifetime); err != nil {
+		t.Fatal(err)
+	}
+	b.mustConnect(device, tls.VersionTLS13, &cache{early.ticket, early.state}, true)
+	for _, d := range []time.Duration{0, -time.Second, ticket.MaxLifetime + 1} {
+		if b.ring.SetLifetime(d) == nil || b.ring.Lifetime() != ticket.MaxLifetime {
+			t.Errorf("a lifetime of %s is taken", d)
+		}
+	}
+}
+
 func TestRotationKeepsTicketsForTheirLifetime(t *testing.T) {
 	b := newBench(t)
 	device, sessions := b.fleet.Device("pi-1"), &cache{}

@@ -21,6 +21,7 @@ const (
 	Disconnected Kind = "disconnected" // one that was there ended
 	Denied       Kind = "denied"       // it may not use a topic
 	Connected    Kind = "connected"    // it is in
+	NotRenewed   Kind = "not-renewed"  // it asked for another certificate over HTTPS and was refused
 )
 
 // Event is one thing that happened to an identity, or the same thing several times in a

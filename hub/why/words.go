@@ -6,8 +6,8 @@ import (
 )
 
 // words say of each reason what it means and what to do. What they leave open is in the
-// event's detail. The reasons are those of packages mtls, admission, listener, broker and
-// protocol.
+// event's detail. The reasons are those of packages mtls, admission, fleet, listener, broker and
+// protocol, and of the server's renewals.
 var words = map[Kind]map[string]string{
 	Refused: {
 		"no-certificate":       "it presented no certificate: enrol it at a station, or look whether its key and certificate are readable",
@@ -19,8 +19,14 @@ var words = map[Kind]map[string]string{
 		"trust-domain":         "its certificate is of another fleet",
 		"wrong-role":           "its certificate is of a role that has no business at this door",
 		"bad-chain":            "its certificate doesn't chain to a trusted root",
+		"quarantined":          "it waits for approval, since it came before any manifest named it: `hub device approve`, or import the manifest of the station that made it",
+		"quarantine-full":      "it is not registered, and too many others wait for approval: approve or revoke them (hub device list --select state=quarantined)",
+		"device-budget":        "it is not registered, and its station has made as many devices as it may",
+		"issuer-not-factory":   "it is not registered, and its certificate is a renewed one: restore the hub's backup, or enrol it again",
+		"serial-taken":         "it is not registered, and its certificate's serial number is another device's",
 		"unknown-device":       "it is not registered: import the manifest of the station that made it",
 		"certificate-unknown":  "its certificate is not one that is registered for it: it was superseded, or belongs to an earlier enrolment or a copy",
+		"key-protection":       "its model's keys must be in a TPM (key_protection in hub.yaml), and its certificate doesn't say so: let it renew with its TPM's word, or replace its certificate at a station",
 		"suspended":            "it is suspended: `hub device resume` lifts that",
 		"revoked":              "it is revoked, which is final: only `hub device reinstate` and a new certificate lead back",
 		"not-admitted":         "its state lets nobody in",
@@ -44,10 +50,39 @@ var words = map[Kind]map[string]string{
 		"too-many-connections": "the hub is full (mqtt.max_connections)",
 		"address-limit":        "too many connections of its address have failed (mqtt.limits.address_*)",
 		"issuer-limit":         "the devices of its issuer make too many full handshakes (mqtt.limits.issuer_*); it tries again by itself",
+		"device-limit":         "it makes too many full handshakes (mqtt.limits.device_*): it keeps no TLS session, restarts all the time, or somebody has its key; it tries again by itself",
 		"queue-full":           "the hub had too many handshakes waiting; it tries again by itself",
 		"queue-timeout":        "the hub had too many handshakes waiting; it tries again by itself",
 		"panic":                "an error of the hub's own: its log has more",
 		"error":                "it was turned away",
+	},
+	NotRenewed: {
+		"issuing-key": "the hub's issuing key is not at the hub: put ca/operational.key back for a while; it asks again by itself",
+		"issuing-ca":  "the hub's issuing CA may not sign now: look whether it has expired, and at the hub's clock",
+		"key":         "it asked for a certificate for the key it has: `device-agent renew` makes a new one",
+		"rate":        "it renews too often: look at its clock and whether it can store what it gets",
+		"expired":     "its certificate expired longer ago than renewal.grace: enrol it again, with `provisioning replace`",
+
+		"key-protection":        "its model's keys must be in a TPM (key_protection in hub.yaml), and it sent one that no TPM vouches for: look why its agent doesn't use its TPM (device-agent status)",
+		"other-tpm":             "the TPM that vouches for its new key is not the one it was enrolled with: another board, or another TPM on it",
+		"tpm-malformed":         "what its TPM said of its new key can't be read",
+		"tpm-untrusted-ek":      "its TPM's endorsement key is not one that this hub knows",
+		"tpm-bad-ak":            "its TPM's attestation key is not restricted to what its TPM made",
+		"tpm-bad-key":           "its new key could leave its TPM, or was not made there",
+		"tpm-bad-certification": "what vouches for its new key was not signed by its TPM's attestation key",
+		"tpm-wrong-statement":   "its TPM vouches for another request",
+		"tpm-key-mismatch":      "its request is for another key than its TPM vouches for",
+		"tpm-busy":              "too many of its challenges are open: it asks again in a minute",
+		"tpm-unknown-challenge": "it answered a challenge that this hub doesn't know, after a restart perhaps: it asks again",
+		"tpm-expired":           "it answered its challenge too late: it asks again",
+		"tpm-answered":          "it answered its challenge a second time: a copy of its answer, or an answer that was lost",
+		"tpm-mixed-up":          "it answered a challenge that was made for another request",
+		"tpm-wrong-proof":       "the TPM that answered is not the one that vouched for the key",
+		"tpm-relayed":           "its TPM answered on a connection to another server: the hub's certificate changed meanwhile, or somebody is in between",
+
+		"superseded": "its certificate was superseded: it is to use the one that it renewed to",
+		"retired":    "it is retired, which is final",
+		"replaced":   "another device has taken its place",
 	},
 	Disconnected: {
 		"disconnected":  "it said goodbye",
@@ -69,6 +104,9 @@ var words = map[Kind]map[string]string{
 // Words says an event in words.
 func (e Event) Words() string {
 	text, known := words[e.Kind][e.Reason]
+	if e.Kind == NotRenewed && !known { // who may not connect may not renew
+		text, known = words[Refused][e.Reason]
+	}
 	switch {
 	case e.Kind == Connected:
 		text, known = "it connected", true
@@ -86,6 +124,9 @@ func (e Event) Words() string {
 // Known reports whether there are words for a reason.
 func Known(k Kind, reason string) bool {
 	_, ok := words[k][reason]
+	if !ok && k == NotRenewed {
+		_, ok = words[Refused][reason]
+	}
 	return ok
 }
 

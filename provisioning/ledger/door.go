@@ -42,7 +42,8 @@ type Claim struct {
 }
 
 // AddTokens makes one token of each of the hashes, good until expires for one
-// certificate against an open order, and for that ID only if it isn't "".
+// certificate against an open order, and for that ID only if it isn't "". More at once
+// than the order has left to issue are refused.
 func (l *Ledger) AddTokens(now, expires time.Time, order uint64, id string, hashes ...string) error {
 	return l.update(func(tx *bbolt.Tx) error {
 		if err := doorable(tx, order); err != nil {
@@ -52,6 +53,9 @@ func (l *Ledger) AddTokens(now, expires time.Time, order uint64, id string, hash
 			if err := tokenable(tx, order, id); err != nil {
 				return refused(err)
 			}
+		}
+		if err := enough(tx, order, len(hashes)); err != nil {
+			return refused(err)
 		}
 		t := Token{Order: order, ID: id, MadeAt: now.UTC(), ExpiresAt: expires.UTC()}
 		for _, hash := range hashes {
@@ -67,6 +71,15 @@ func (l *Ledger) AddTokens(now, expires time.Time, order uint64, id string, hash
 		}
 		return nil
 	})
+}
+
+// enough returns nil if the order has so many certificates left to issue.
+func enough(tx *bbolt.Tx, order uint64, tokens int) error {
+	o, err := loadOrder(tx, order)
+	if left := o.Count - o.Issued; err == nil && tokens > left {
+		err = denied("%d tokens are more than order %d (%s) can use, which has %d of its %d left to issue", tokens, order, o, left, o.Count)
+	}
+	return err
 }
 
 // tokenable returns nil if the order has the ID and no certificate was issued for it.
@@ -95,14 +108,37 @@ func kept(tx *bbolt.Tx, id string, now time.Time) (bool, error) {
 }
 
 // AddClaim makes a claim certificate good. Its fingerprint, name, order, maximum and
-// end are the caller's.
+// end are the caller's. A name that another has or had is refused: who reads or revokes
+// by name must mean one.
 func (l *Ledger) AddClaim(now time.Time, c Claim) error {
 	return l.update(func(tx *bbolt.Tx) error {
 		if err := doorable(tx, c.Order); err != nil {
 			return refused(err)
 		}
+		if err := unclaimed(tx, c.Name); err != nil {
+			return refused(err)
+		}
 		c.MadeAt, c.Used, c.RevokedAt = now.UTC(), 0, time.Time{}
 		return store(tx.Bucket(claimsBucket), []byte(c.Fingerprint), c)
+	})
+}
+
+// Unclaimed returns nil if no claim certificate has or had the name.
+func (l *Ledger) Unclaimed(name string) error {
+	return l.view(func(tx *bbolt.Tx) error { return unclaimed(tx, name) })
+}
+
+// unclaimed returns nil if no claim certificate ever had the name.
+func unclaimed(tx *bbolt.Tx, name string) error {
+	return tx.Bucket(claimsBucket).ForEach(func(key, data []byte) error {
+		var c Claim
+		if err := json.Unmarshal(data, &c); err != nil {
+			return damaged(key, err)
+		}
+		if c.Name == name {
+			return conflict("a claim certificate %s was made on %s: give this one another --name", name, stamp(c.MadeAt))
+		}
+		return nil
 	})
 }
 

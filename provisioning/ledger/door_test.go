@@ -219,9 +219,30 @@ func TestTPMStaysWithItsDevice(t *testing.T) {
 		t.Errorf("the TPM became a second device by token: %v", err)
 	}
 	replace := mustOpen(t, l, Order{Kind: Replacement, Reason: "x"}, Line{IDs: []string{r.ID}})
+	if _, err := l.Reserve(noon, plenty, Reservation{Order: replace.Number, ID: r.ID, Serial: "0c", KeyHash: "new", EK: "another"}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "has another TPM") {
+		t.Errorf("the device got another TPM: %v", err)
+	}
 	next := mustReserve(t, l, Reservation{Order: replace.Number, ID: r.ID, Serial: "0c", KeyHash: "new", EK: "ek"})
 	if next.Supersedes != "0a" || next.EK != "ek" {
 		t.Errorf("%+v", next)
+	}
+	if _, err := l.Reserve(noon, plenty, Reservation{Order: replace.Number, ID: r.ID, Serial: "0c", KeyHash: "newer", EK: "another"}); !errors.Is(err, ErrRefused) {
+		t.Errorf("the device got another TPM while its replacement was under way: %v", err)
+	}
+}
+
+// A board that reserved an ID and got nothing leaves no TPM with it.
+func TestTPMOfAReservationThatCameToNothingIsFree(t *testing.T) {
+	l, path := fresh(t)
+	n := order(t, l, "a", "b")
+	mustReserve(t, l, Reservation{Serial: "0a", KeyHash: "k1", EK: "first", Protection: TPM, Token: mustToken(t, l, n, "a")})
+	l.Close()
+	l = open(t, path)
+	if r := mustReserve(t, l, Reservation{Serial: "0b", KeyHash: "k2", Protection: Software, Token: mustToken(t, l, n, "a")}); r.ID != "a" || r.EK != "" || r.Protection != Software {
+		t.Errorf("%+v", r)
+	}
+	if r := mustReserve(t, l, Reservation{Serial: "0c", KeyHash: "k3", EK: "first", Protection: TPM, Token: mustToken(t, l, n, "b")}); r.ID != "b" || r.EK != "first" {
+		t.Errorf("%+v", r)
 	}
 }
 

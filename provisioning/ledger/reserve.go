@@ -182,6 +182,9 @@ func (a *admission) ownKey(tx *bbolt.Tx) error {
 	if owner := string(tx.Bucket(endorsementBucket).Get([]byte(a.EK))); owner != "" && owner != a.id {
 		return denied("the TPM is that of %s, and a TPM belongs to one device for life", owner)
 	}
+	if has := a.record.EK; has != "" && has != a.EK && (a.record.State != Reserved || a.record.Replaced > 0) {
+		return denied("%s has another TPM: a board with this one is another device, so give it an ID of its own", a.id)
+	}
 	return nil
 }
 
@@ -261,6 +264,12 @@ func (a *admission) reserve(tx *bbolt.Tx, now time.Time) error {
 	r := &a.record
 	if r.Serial == "" {
 		r.State, r.Serial, r.ReservedAt = Reserved, a.Serial, now.UTC()
+	}
+	if r.EK != "" && r.EK != a.EK && r.Replaced == 0 { // of a board that reserved the ID, and got nothing
+		if err := tx.Bucket(endorsementBucket).Delete([]byte(r.EK)); err != nil {
+			return err
+		}
+		r.EK = ""
 	}
 	r.KeyHash, r.Out, r.Claim, r.Order, r.Protection = a.KeyHash, a.Out, a.Claim, a.order.Number, a.Protection
 	r.Model, r.OU, r.Labels, r.NotAfter = a.line.Model, a.line.OU, a.line.Labels, a.line.NotAfter

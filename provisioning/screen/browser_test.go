@@ -66,7 +66,7 @@ func openBrowser(t *testing.T) *browser {
 	}
 	theirIn.Close()
 	theirOut.Close()
-	ourIn.SetReadDeadline(time.Now().Add(time.Minute))
+	ourIn.SetReadDeadline(time.Now().Add(5 * time.Minute))
 	c := &browser{t: t, in: ourOut, out: bufio.NewReader(ourIn)}
 	t.Cleanup(func() {
 		c.session = ""
@@ -143,11 +143,12 @@ func (c *browser) navigate(url string) {
 	c.call("Page.navigate", map[string]any{"url": url}, nil)
 }
 
-// until evaluates a script until it gives want, for at most ten seconds.
+// until evaluates a script until it gives want, for at most a minute: the first page of a
+// browser that was just installed takes its time.
 func (c *browser) until(script, want string) {
 	c.t.Helper()
 	var got string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		var answer struct {
 			Result struct {
 				Value any `json:"value"`

@@ -2,19 +2,25 @@ package server
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fleethub/fleethub/certs/est"
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/certs/manifest"
 	"github.com/fleethub/fleethub/certs/tpm"
 	"github.com/fleethub/fleethub/certs/tpm/attestation"
 	"github.com/fleethub/fleethub/certs/tpm/tpmtest"
 	"github.com/fleethub/fleethub/provisioning/ledger"
 )
 
-func withAttestation(t *testing.T) func(*Config) {
+func withAttestation(t testing.TB) func(*Config) {
 	return func(c *Config) {
 		v, err := attestation.NewVerifier(attestation.Config{Allowed: func([sha256.Size]byte) bool { return true }})
 		if err != nil {
@@ -58,7 +64,7 @@ func (b *bench) attest(token string, key *tpm.Key) error {
 		b.t.Fatal(err)
 	}
 	_, err = c.EnrollAttested(ctx, message, key.Public())
-	if err == nil {
+	if _, timed := b.t.(*testing.B); err == nil && !timed {
 		if _, err := c.EnrollAttested(ctx, message, key.Public()); !errors.Is(err, est.ErrDenied) {
 			b.t.Errorf("the same answer again: %v", err)
 		}
@@ -108,4 +114,102 @@ func TestTPMVouchesForTheKeyAndBelongsToOneDevice(t *testing.T) {
 			t.Errorf("a malformed %s: %v", name, err)
 		}
 	}
+}
+
+// A board whose certificate is replaced over the network has its TPM vouch for the new key,
+// too, and the certificate and the manifest say so.
+func TestReplacementComesWithTheTPMsWord(t *testing.T) {
+	b := newBench(t, withAttestation(t))
+	token := b.tokens(b.order(ledger.Attributes{Protection: ledger.TPM}, "a"), 1)[0]
+	chip, other := newChip(t), newChip(t)
+	first, cert, err := b.vouch(chip, token, nil)
+	if err != nil || identity.ProtectionOf(cert) != identity.ProtectionTPM {
+		t.Fatal(cert, err)
+	}
+	holder := board{key: first}.with(cert)
+	if _, _, err := b.vouch(chip, "", holder); !errors.Is(err, est.ErrDenied) || !strings.Contains(err.Error(), "provisioning replace") {
+		t.Errorf("without an order: %v", err)
+	}
+	if _, err := b.station.OrderReplacement("a", "test"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := b.vouch(other, "", holder); !errors.Is(err, est.ErrDenied) || !strings.Contains(err.Error(), "has another TPM") {
+		t.Errorf("another TPM: %v", err)
+	}
+	plain := newBoard(t, "a")
+	if _, err := b.client("", holder).Reenroll(t.Context(), plain.csr, plain.key.Public()); !errors.Is(err, est.ErrDenied) || !strings.Contains(err.Error(), "demands a key in a tpm") {
+		t.Errorf("without the TPM's word: %v", err)
+	}
+	_, next, err := b.vouch(chip, "", holder)
+	if err != nil || identity.ProtectionOf(next) != identity.ProtectionTPM {
+		t.Fatal(next, err)
+	}
+	record, _, err := b.station.Ledger().Device("a")
+	if err != nil || record.Protection != ledger.TPM || record.Supersedes != identity.SerialString(cert.SerialNumber) {
+		t.Errorf("%+v %v", record, err)
+	}
+	out := t.TempDir()
+	exported, err := b.station.Export(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(exported.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _, err := manifest.Open(data, []*x509.Certificate{b.fleet.Root.Certificate()}, time.Now())
+	if err != nil || len(m.Devices) != 2 {
+		t.Fatalf("%+v %v", m, err)
+	}
+	for _, d := range m.Devices {
+		if d.Protection != "tpm" || d.EK != record.EK || len(d.EK) != 64 {
+			t.Errorf("the manifest says %s, EK %q", d.Protection, d.EK)
+		}
+	}
+}
+
+func newChip(t *testing.T) *tpm.TPM {
+	t.Helper()
+	chip, err := tpm.Open(tpmtest.Start(t).Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return chip
+}
+
+// vouch has the TPM vouch for a new key, for who brings a token, or a certificate that is to
+// be replaced.
+func (b *bench) vouch(chip *tpm.TPM, token string, current *tls.Certificate) (*tpm.Key, *x509.Certificate, error) {
+	b.t.Helper()
+	must := func(err error) {
+		b.t.Helper()
+		if err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	c, ctx := b.client(token, current), b.t.Context()
+	key, err := chip.CreateKey(nil)
+	must(err)
+	e, err := key.Enrol(mustCSR(b.t, key, "a"))
+	must(err)
+	request, err := json.Marshal(e.Request())
+	must(err)
+	reply, err := c.Challenge(ctx, request)
+	if err != nil {
+		return nil, nil, err
+	}
+	challenge, err := attestation.ParseChallenge(reply)
+	must(err)
+	binding, err := c.ServerBinding(ctx)
+	must(err)
+	answer, err := e.Answer(challenge, binding)
+	must(err)
+	message, err := json.Marshal(answer)
+	must(err)
+	finish := c.EnrollAttested
+	if current != nil {
+		finish = c.ReenrollAttested
+	}
+	cert, err := finish(ctx, message, key.Public())
+	return key, cert, err
 }

@@ -1,7 +1,9 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,7 +44,7 @@ func (s *Server) challenge(ctx context.Context, x est.Exchange) ([]byte, error) 
 	if err != nil {
 		return nil, refuse(ctx, err)
 	}
-	if err := s.config.Station.Admits(station.Applicant{CSR: csr, Token: secret(x.Token), Claim: x.Peer}, ledger.TPM); err != nil {
+	if err := s.config.Station.Admits(applicant(csr, x), ledger.TPM); err != nil {
 		return nil, refuse(ctx, err)
 	}
 	challenge, err := s.config.Attestation.Begin(request, s.binding)
@@ -52,20 +54,47 @@ func (s *Server) challenge(ctx context.Context, x est.Exchange) ([]byte, error) 
 	return json.Marshal(challenge)
 }
 
+// applicant is who begins an attested enrolment. A claim certificate is by its own key, and
+// one that is to be replaced is by the station's.
+func applicant(csr *x509.CertificateRequest, x est.Exchange) station.Applicant {
+	if x.Token == "" && x.Peer != nil && !bytes.Equal(x.Peer.RawIssuer, x.Peer.RawSubject) {
+		return station.Applicant{CSR: csr, Current: x.Peer}
+	}
+	return station.Applicant{CSR: csr, Token: secret(x.Token), Claim: x.Peer}
+}
+
 func (s *Server) enrollAttested(ctx context.Context, x est.Exchange) (est.Answer, error) {
-	answer, err := attestation.ParseAnswer(x.JSON)
+	csr, ek, err := s.proved(x)
 	if err != nil {
 		return est.Answer{}, refuse(ctx, err)
+	}
+	return s.enrol(ctx, x.Address, station.Applicant{CSR: csr, Token: secret(x.Token), Claim: x.Peer, EK: ek})
+}
+
+func (s *Server) reenrollAttested(ctx context.Context, x est.Exchange) (est.Answer, error) {
+	csr, ek, err := s.proved(x)
+	if err == nil {
+		err = est.CheckRenewal(csr, x.Peer)
+	}
+	if err != nil {
+		return est.Answer{}, refuse(ctx, err)
+	}
+	return s.enrol(ctx, x.Address, station.Applicant{CSR: csr, Current: x.Peer, EK: ek})
+}
+
+// proved judges the second message of an attested enrolment: it returns the request for the
+// key that is in a TPM, and whose TPM that is.
+func (s *Server) proved(x est.Exchange) (csr *x509.CertificateRequest, ek string, err error) {
+	answer, err := attestation.ParseAnswer(x.JSON)
+	if err != nil {
+		return nil, "", err
 	}
 	evidence, err := s.config.Attestation.Finish(answer, s.binding)
 	if err != nil {
-		return est.Answer{}, refuse(ctx, err)
+		return nil, "", err
 	}
-	csr, err := issuance.ParseCSR(evidence.CSR.Raw)
-	if err != nil {
-		return est.Answer{}, refuse(ctx, err)
-	}
-	return s.enrol(ctx, x.Address, station.Applicant{CSR: csr, Token: secret(x.Token), Claim: x.Peer, EK: evidence.EK()})
+	csr, err = issuance.ParseCSR(evidence.CSR.Raw)
+	return csr, evidence.EK(), err
 }
 
 // secret takes a token as it was told or its secret alone.
@@ -107,6 +136,9 @@ func refuse(ctx context.Context, err error) error {
 func refusalOf(err error) *est.Refusal {
 	refusal := func(status int, reason string, retry time.Duration) *est.Refusal {
 		return &est.Refusal{Status: status, Reason: reason, Detail: err.Error(), RetryAfter: retry}
+	}
+	if r, ok := errors.AsType[*est.Refusal](err); ok {
+		return r
 	}
 	if r, ok := errors.AsType[*attestation.Refusal](err); ok {
 		switch {

@@ -94,7 +94,7 @@ func New(c Config) (*Server, error) {
 		Log:      c.Log,
 	}
 	if c.Attestation != nil {
-		config.Challenge, config.EnrollAttested = s.challenge, s.enrollAttested
+		config.Challenge, config.EnrollAttested, config.ReenrollAttested = s.challenge, s.enrollAttested, s.reenrollAttested
 	}
 	mux := http.NewServeMux()
 	mux.Handle(est.Prefix, s.watched(est.NewHandler(config)))

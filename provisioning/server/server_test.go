@@ -412,7 +412,10 @@ func TestOrderAndBudgetBoundWhatIsIssued(t *testing.T) {
 		t.Errorf("a software key for a TPM order: %v", err)
 	}
 	open := b.order(ledger.Attributes{}, "last")
-	tokens := b.tokens(open, 2)
+	tokens := append(b.tokens(open, 1), b.tokens(open, 1)...) // as if the first was lost
+	if _, err := b.station.MakeTokens(station.TokenOrder{Order: open, Count: 2, Valid: time.Hour}); err == nil || !strings.Contains(err.Error(), "1 of its 1 left") {
+		t.Errorf("two tokens at once for an order of one: %v", err)
+	}
 	b.enroll(tokens[0], newBoard(t, ""))
 	if _, err := b.client(tokens[1], nil).Enroll(t.Context(), d.csr, d.key.Public()); !errors.Is(err, est.ErrDenied) {
 		t.Errorf("a second device of an order of one: %v", err)

@@ -100,7 +100,7 @@ func (s *Station) Accept(file string) (Acceptance, error) {
 // verifyAuthority checks everything about an authority but the time.
 func (s *Station) verifyAuthority(certs []*x509.Certificate) (*authority, error) {
 	if len(certs) < 2 || len(certs) > maxAuthority {
-		return nil, fmt.Errorf("it holds %d certificates, the station's issuing CA certificate, the root certificate and the hub's issuing CA certificate are expected: use the file that `hub station authorize --out` wrote", len(certs))
+		return nil, fmt.Errorf("it holds %d of the three certificates expected (the station's issuing CA, the root, the hub's issuing CA): use the file that `hub station authorize --out` wrote", len(certs))
 	}
 	ca, root, hubs := certs[0], certs[1], certs[2:]
 	if err := requireKind(ca, identity.KindFactory, "first"); err != nil {

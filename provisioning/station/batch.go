@@ -15,6 +15,11 @@ import (
 // the fsyncs of a step cost little per device, few enough that progress shows.
 const groupSize = 1000
 
+// groupsAtATime is how many groups are under way at a time: while one waits for the disk,
+// or has its turn in the ledger, the other's keys and signatures are made. The batch
+// advances in their order.
+const groupsAtATime = 2
+
 // MaxBatch bounds a batch, so that a slip of the finger doesn't fill the disk.
 const MaxBatch = 1_000_000
 
@@ -63,25 +68,38 @@ func (s *Station) Batch(ctx context.Context, o BatchOrder, done func(int)) (Batc
 		return BatchResult{}, err
 	}
 	result := BatchResult{First: b.First, Last: b.Last, Count: b.Count, Out: b.Out, Resumed: resumed, Before: b.Delivered, Others: []ledger.Order{}}
+	begun := b.Delivered
+	var underway []*groupUnderway
+	defer func() {
+		for _, g := range underway { // after an error; what they made, the repetition finds
+			<-g.done
+		}
+	}()
 	for !b.Closed() {
 		if done != nil {
 			done(b.Delivered)
 		}
-		if err := ctx.Err(); err != nil {
+		for len(underway) < groupsAtATime && begun < b.Count && ctx.Err() == nil {
+			g, err := s.beginGroup(a, b, begun)
+			if err != nil {
+				return result, err
+			}
+			underway, begun = append(underway, g), begun+len(g.devices)
+		}
+		if len(underway) == 0 {
 			return result, fmt.Errorf("stopped with %d of %d devices complete: repeat the command to finish the batch", b.Delivered, b.Count)
 		}
-		group, err := s.batchGroup(b)
-		if err != nil {
-			return result, err
-		}
-		if err := s.enrol(a, group); err != nil {
-			return result, fmt.Errorf("batch %s: %w", b, err)
+		g := underway[0]
+		<-g.done
+		underway = underway[1:]
+		if g.err != nil {
+			return result, fmt.Errorf("batch %s: %w", b, g.err)
 		}
 		lost := len(result.Lost)
-		if err := result.add(group); err != nil {
+		if err := result.add(g.devices); err != nil {
 			return result, err
 		}
-		if b, err = s.ledger.AdvanceRun(s.now(), b.Number, b.Delivered+len(group), result.Lost[lost:]...); err != nil {
+		if b, err = s.ledger.AdvanceRun(s.now(), b.Number, b.Delivered+len(g.devices), result.Lost[lost:]...); err != nil {
 			return result, err
 		}
 	}
@@ -146,10 +164,32 @@ func (s *Station) openBatch(a *authority, o BatchOrder) (b ledger.Order, resumed
 	return b, false, err
 }
 
-// batchGroup returns the batch's next devices.
-func (s *Station) batchGroup(b ledger.Order) ([]*enrolment, error) {
+// groupUnderway is a group on its way through the steps.
+type groupUnderway struct {
+	devices []*enrolment
+	done    chan struct{} // closed when they have come through, or not
+	err     error         // why not; to be read after done only
+}
+
+// beginGroup sets the batch's devices from that number on to work. Whoever calls it waits
+// for done.
+func (s *Station) beginGroup(a *authority, b ledger.Order, from int) (*groupUnderway, error) {
+	devices, err := s.batchGroup(b, from)
+	if err != nil {
+		return nil, err
+	}
+	g := &groupUnderway{devices: devices, done: make(chan struct{})}
+	go func() {
+		defer close(g.done)
+		g.err = s.enrol(a, devices)
+	}()
+	return g, nil
+}
+
+// batchGroup returns the batch's devices from that number on, as many as a group has.
+func (s *Station) batchGroup(b ledger.Order, from int) ([]*enrolment, error) {
 	group := make([]*enrolment, 0, groupSize)
-	for i := b.Delivered; i < min(b.Delivered+groupSize, b.Count); i++ {
+	for i := from; i < min(from+groupSize, b.Count); i++ {
 		id, attributes, err := s.ledger.SlotID(b.Number, i)
 		if err != nil {
 			return nil, err
@@ -172,6 +212,9 @@ func (r *BatchResult) add(group []*enrolment) error {
 		case !e.repeated:
 			r.Issued++
 		}
+	}
+	if len(refused) == 1 {
+		return fmt.Errorf("%s of the batch can't be made: %w; then repeat the command", refused[0].ID, refused[0].refusal)
 	}
 	if len(refused) > 0 {
 		return fmt.Errorf("%d devices of the batch can't be made, %s first: %w; then repeat the command", len(refused), refused[0].ID, refused[0].refusal)

@@ -40,8 +40,8 @@ type Tokens struct {
 	Tokens    []string  `json:"tokens"`
 }
 
-// MakeTokens makes tokens, each for one certificate. They are told once; the ledger
-// keeps their hashes.
+// MakeTokens makes tokens, each for one certificate, no more than the order has left to
+// issue. They are told once; the ledger keeps their hashes.
 func (s *Station) MakeTokens(o TokenOrder) (Tokens, error) {
 	if o.Count < 1 || o.Count > maxTokens || o.ID != "" && o.Count > 1 {
 		return Tokens{}, errorf(ErrInvalid, "give a count from 1 to %d, and of one device 1", maxTokens)
@@ -149,8 +149,11 @@ func (s *Station) MakeClaim(o ClaimOrder) (ledger.Claim, error) {
 	if err != nil {
 		return ledger.Claim{}, err
 	}
-	if _, err := os.Lstat(filepath.Join(out, claimKeyFile)); !errors.Is(err, fs.ErrNotExist) {
-		return ledger.Claim{}, fmt.Errorf("%s holds a claim certificate already: choose another folder", out)
+	if err := emptyFolder(out); err != nil {
+		return ledger.Claim{}, err
+	}
+	if err := s.ledger.Unclaimed(o.Name); err != nil { // before there are files; AddClaim looks again
+		return ledger.Claim{}, refused(err)
 	}
 	server, err := s.ServerCertificate()
 	if err != nil {
@@ -177,6 +180,22 @@ func (s *Station) MakeClaim(o ClaimOrder) (ledger.Claim, error) {
 	}
 	c := ledger.Claim{Fingerprint: identity.Fingerprint(cert), Name: o.Name, Order: order.Number, Max: o.Max, ExpiresAt: s.now().Add(o.Valid).UTC()}
 	return c, refused(s.ledger.AddClaim(s.now(), c))
+}
+
+// emptyFolder refuses a folder that has anything in it: a claim certificate among a
+// device's files would go out with that device's key, or that key in a batch's images.
+func emptyFolder(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("%s has files in it already (%s first): a claim certificate needs a folder of its own, choose another one", dir, entries[0].Name())
+	}
+	return nil
 }
 
 // RevokeClaim ends the claim certificates of that name, or the one of that fingerprint.

@@ -166,6 +166,10 @@ func (s *Station) Admits(p Applicant, protection ledger.Protection) error {
 	}
 	r := ledger.Reservation{KeyHash: ledger.HashKey(p.CSR.RawSubjectPublicKeyInfo), Protection: protection, EK: p.EK}
 	switch {
+	case p.Current != nil:
+		if current, err := s.current(p, &r); err != nil || current != nil {
+			return err
+		}
 	case p.Token != "":
 		r.Token = ledger.HashToken(p.Token)
 	case p.Claim != nil:

@@ -4,9 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // manyFiles is from how many files on one flush of the whole file system is cheaper
@@ -65,6 +70,9 @@ func (w *writes) add(path string, data []byte, mode fs.FileMode) error {
 // whose entries are to be made durable: it and the parents of every one made.
 func makeDir(dir string) ([]string, error) {
 	touched := []string{dir}
+	if info, err := os.Stat(dir); err == nil && info.IsDir() {
+		return touched, nil
+	}
 	for d := dir; ; d = filepath.Dir(d) {
 		info, err := os.Stat(d)
 		if err == nil && !info.IsDir() {
@@ -88,20 +96,33 @@ func (w *writes) commit() error {
 	for i, path := range w.files {
 		temporaries[i] = temporary(path)
 	}
-	if err := flush(temporaries); err != nil {
+	dirs := slices.Collect(maps.Keys(w.dirs))
+	if err := flush(temporaries, dirs); err != nil {
 		return err
 	}
-	for _, tmp := range temporaries {
-		if err := os.Rename(tmp, w.files[0]); err != nil {
-			return err
-		}
-		w.files = w.files[1:]
+	if err := inPlace(temporaries, w.files); err != nil {
+		return err
 	}
-	dirs := make([]string, 0, len(w.dirs))
-	for d := range w.dirs {
-		dirs = append(dirs, d)
+	w.files = nil
+	return flush(dirs, dirs)
+}
+
+// inPlace gives each file its final name, many at a time.
+func inPlace(temporaries, files []string) error {
+	var workers errgroup.Group
+	workers.SetLimit(runtime.GOMAXPROCS(0))
+	share := max(manyFiles, (len(files)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
+	for start := 0; start < len(files); start += share {
+		workers.Go(func() error {
+			for i := start; i < min(start+share, len(files)); i++ {
+				if err := os.Rename(temporaries[i], files[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	}
-	return flush(dirs)
+	return workers.Wait()
 }
 
 // discard removes what was added and is not in place.
@@ -112,10 +133,11 @@ func (w *writes) discard() {
 	w.files = nil
 }
 
-// flush makes files or folders durable.
-func flush(paths []string) error {
+// flush makes files or folders durable. Those folders, and no others, have the files in
+// them or are them.
+func flush(paths, dirs []string) error {
 	if len(paths) >= manyFiles {
-		err := flushFilesystems(paths)
+		err := flushFilesystems(dirs)
 		if !errors.Is(err, errors.ErrUnsupported) {
 			return err
 		}

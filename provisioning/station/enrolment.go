@@ -203,6 +203,9 @@ func (a *authority) certify(now time.Time, r ledger.Record, key crypto.PublicKey
 		return nil, fmt.Errorf("the ledger's serial number of %s is damaged: restore the ledger from a backup", r.ID)
 	}
 	request := issuance.Request{Profile: issuance.DeviceProfile(), Identity: id, PublicKey: key, Serial: serial}
+	if r.Protection == ledger.TPM {
+		request.Protection = identity.ProtectionTPM
+	}
 	if !r.NotAfter.IsZero() {
 		if request.Valid = r.NotAfter.Sub(now); request.Valid <= 0 {
 			return nil, errorf(ErrDenied, "the order's certificates were to end on %s, which is past", stamp(r.NotAfter))

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/manifest"
 	"github.com/fleethub/fleethub/certs/pemfile"
 	"github.com/fleethub/fleethub/provisioning/ledger"
@@ -81,13 +82,28 @@ func (s *Station) Reexport(number uint64, out string) (Exported, error) {
 func (s *Station) signed(a *authority, m ledger.Manifest) ([]byte, error) {
 	list := manifest.Manifest{TrustDomain: a.trustDomain, Station: s.name, Number: m.Number, CreatedAt: m.CreatedAt}
 	err := s.ledger.Entries(m, func(r ledger.Record, der []byte) error {
-		list.Devices = append(list.Devices, manifest.Entry{Certificate: der, Model: r.Model, Labels: r.Labels, Protection: string(r.Protection), Supersedes: r.Supersedes})
-		return nil
+		protection, err := listedProtection(r, der)
+		list.Devices = append(list.Devices, manifest.Entry{Certificate: der, Model: r.Model, Labels: r.Labels, Protection: protection, EK: r.EK, Supersedes: r.Supersedes})
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	return manifest.Sign(list, []*x509.Certificate{a.issuer.Certificate()}, s.key)
+}
+
+// listedProtection returns what the manifest says of a device's key. Where the ledger has it in
+// a TPM the certificate must say so, too, for a hub to believe it; those of programs
+// before there was a policy for it don't.
+func listedProtection(r ledger.Record, der []byte) (string, error) {
+	if r.Protection != ledger.TPM {
+		return string(r.Protection), nil
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return "", fmt.Errorf("the ledger's certificate of %s is damaged (%w): restore the ledger from a backup", r.ID, err)
+	}
+	return string(identity.ProtectionOf(cert)), nil
 }
 
 func (s *Station) write(a *authority, m ledger.Manifest, path string, repeated bool) (Exported, error) {

@@ -64,10 +64,10 @@ func TestOrdersThatAreWrongSayWhere(t *testing.T) {
 		"id,id\na,b\n":                              `"id" is not one`,
 		"id\n":                                      "no devices",
 		"id,model\na\n":                             "wrong number of fields",
-		"id\na/b\n":                                 "line 1 of the order: invalid identity",
-		"id,model\na,\nb," + long + "\n":            "line 2 of the order: model or OU",
+		"id\na/b\n":                                 "line 2 of the file: invalid identity",
+		"id,model\na,\nb," + long + "\n":            "line 3 of the file: model or OU",
 		"pattern\npi-###\n":                         "a pattern needs a count",
-		"pattern,count\npi-###,0\n":                 "its line 2: count",
+		"pattern,count\npi-###,0\n":                 "line 2 of the file: count",
 		"pattern,count\npi-###,1000001\n":           "a pattern needs a count from 1 to 1000000",
 		"pattern,count\npi-1###,5\n":                "ends in a digit",
 		"pattern,count\npi-,5\n":                    "must end in one # for each digit",
@@ -85,7 +85,8 @@ func TestOrdersThatAreWrongSayWhere(t *testing.T) {
 		"{}":                                        "no devices",
 		`{"devices": [{"id": "a", "x": 1}]}`:        "unknown field",
 		`{"devices": [{"id": "a"}]} x`:              "something follows",
-		`{"devices": [{}]}`:                         "neither an ID nor a pattern",
+		`{"devices": [{}]}`:                         "entry 1 of devices: it has neither an ID nor a pattern",
+		"id,model\n\n\"a\",\"x\"\n\na b,\n":         "line 5 of the file: invalid identity",
 		`{"name": "a b", "devices": [{"id": "a"}]}`: "can't have the name",
 	} {
 		s, _ := bench(t)

@@ -32,6 +32,8 @@ type item struct {
 	Labels     map[string]string `json:"labels"`
 	Protection ledger.Protection `json:"protection"`
 	NotAfter   string            `json:"not_after"` // a day (its end, UTC) or a time of RFC 3339
+
+	fileLine int // of a CSV, where it begins; 0: it has none
 }
 
 // parseOrder reads an order: JSON if its first character is a brace, else CSV.
@@ -52,8 +54,11 @@ func parseOrder(data []byte) (name string, lines []ledger.Line, err error) {
 	total := 0
 	for i, it := range items {
 		line, err := it.line()
+		if err != nil && it.fileLine > 0 {
+			return "", nil, errorf(ErrInvalid, "line %d of the file: %w", it.fileLine, err)
+		}
 		if err != nil {
-			return "", nil, errorf(ErrInvalid, "line %d of the order: %w", i+1, err)
+			return "", nil, errorf(ErrInvalid, "entry %d of devices: %w", i+1, err)
 		}
 		if total += line.Count; total > MaxBatch {
 			return "", nil, errorf(ErrInvalid, "it has more than %d devices: make several orders of it", MaxBatch)
@@ -194,13 +199,14 @@ func parseCSV(data []byte) ([]item, error) {
 			return nil, fmt.Errorf("it has more than %d lines: make several orders of it", MaxBatch)
 		}
 		var it item
+		it.fileLine, _ = r.FieldPos(0)
 		for i, value := range record {
 			if value = strings.TrimSpace(value); value == "" {
 				continue
 			}
 			if err := columns[header[i]](&it, value); err != nil {
 				line, _ := r.FieldPos(i)
-				return nil, fmt.Errorf("its line %d: %w", line, err)
+				return nil, fmt.Errorf("line %d of the file: %w", line, err)
 			}
 		}
 		items = append(items, it)

@@ -223,18 +223,7 @@ func SetPassphrase(dir string, keys cakey.Opener, passphrase []byte) error {
 	if kind == cakey.TPM || kind == cakey.HSM {
 		return errorf(ErrInvalid, "the key of the station in %s is in a %s, which never lets it out: it needs no passphrase", dir, kind)
 	}
-	key, err := keys.Open(path)
-	if err != nil {
-		return err
-	}
-	file, err := pemfile.EncodeKey(key)
-	if len(passphrase) > 0 {
-		file, err = cakey.Encrypt(key, passphrase)
-	}
-	if err != nil {
-		return err
-	}
-	return pemfile.Write(path, file, 0o600)
+	return keys.SetPassphrase(path, passphrase)
 }
 
 func hashKey(pub crypto.PublicKey) (string, error) {

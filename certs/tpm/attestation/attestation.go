@@ -13,6 +13,7 @@ import (
 	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
 	"io"
@@ -106,6 +107,19 @@ func transcript(label string, parts ...[]byte) []byte {
 		out = append(out, part...)
 	}
 	return out
+}
+
+// EKHash returns the [EKHash] of the endorsement key that the request names, as a claim:
+// for who wants to know whose TPM it would be before the work of [Verifier.Begin].
+func (r *Request) EKHash() ([sha256.Size]byte, error) {
+	if len(r.EKCertificate) == 0 {
+		return EKHash(r.EKPublic), nil
+	}
+	cert, err := x509.ParseCertificate(r.EKCertificate)
+	if err != nil {
+		return [sha256.Size]byte{}, refuse(Malformed, "the EK certificate can't be read: %w", err)
+	}
+	return EKHash(cert.RawSubjectPublicKeyInfo), nil
 }
 
 // ParseRequest decodes a board's request. Unknown fields, trailing data and sizes

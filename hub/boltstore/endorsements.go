@@ -1,0 +1,81 @@
+package boltstore
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"fmt"
+	"slices"
+
+	"github.com/fleethub/fleethub/hub/registry"
+	"go.etcd.io/bbolt"
+)
+
+// bucketEndorsements is made with the first device that has a TPM: a store that was
+// written before there were any is complete without it.
+var bucketEndorsements = []byte("endorsements")
+
+// endorsementKey is the key of a TPM in bucket endorsements, nil for none: the 32 octets
+// of the SHA-256 of its endorsement key.
+func endorsementKey(ek string) ([]byte, error) {
+	if ek == "" {
+		return nil, nil
+	}
+	sum, err := hex.DecodeString(ek)
+	if err != nil || len(sum) != registry.EKSize || hex.EncodeToString(sum) != ek {
+		return nil, fmt.Errorf("its endorsement key %.80q is no SHA-256 in lower-case hex", ek)
+	}
+	return sum, nil
+}
+
+// putEndorsements writes whose TPM is whose, unless it is another device's already. What
+// is written stays, whatever becomes of the device: a TPM is one device's for life.
+func (s *Store) putEndorsements(tx *bbolt.Tx, encoded []encodedDevice) error {
+	var claims []*encodedDevice
+	for i := range encoded {
+		if encoded[i].endorsement != nil {
+			claims = append(claims, &encoded[i])
+		}
+	}
+	if len(claims) == 0 {
+		return nil
+	}
+	bucket, err := tx.CreateBucketIfNotExists(bucketEndorsements)
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(claims, func(a, b *encodedDevice) int { return bytes.Compare(a.endorsement, b.endorsement) })
+	for _, c := range claims {
+		switch owner := bucket.Get(c.endorsement); {
+		case owner == nil:
+			if err := bucket.Put(c.endorsement, []byte(c.device.ID)); err != nil {
+				return err
+			}
+		case string(owner) != c.device.ID:
+			return &registry.ConflictError{ID: c.device.ID, Owner: string(owner), EK: c.device.EK}
+		}
+	}
+	return nil
+}
+
+// Endorsed returns the ID of the device that has the TPM of that endorsement key, by its
+// SHA-256 in lower-case hex, or an error that matches registry.ErrUnknown.
+func (s *Store) Endorsed(ctx context.Context, ek string) (id string, err error) {
+	key, err := endorsementKey(ek)
+	if err != nil || key == nil {
+		return "", registry.ErrUnknown
+	}
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		bucket := tx.Bucket(bucketEndorsements)
+		if bucket == nil {
+			return registry.ErrUnknown
+		}
+		owner := bucket.Get(key)
+		if owner == nil {
+			return registry.ErrUnknown
+		}
+		id = string(owner)
+		return nil
+	})
+	return id, err
+}
