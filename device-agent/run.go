@@ -32,16 +32,18 @@ memory, disk, uptime, network counters) until SIGTERM or Ctrl-C.
 The agent never gives up: after a lost connection it retries within a second,
 then more and more slowly up to every five minutes. A device that the hub
 refuses asks the hub why, over HTTPS, and says so in its log and in status. Is it
-suspended or not registered yet, it tries again within seconds, then more and more
+suspended or not registered yet, it tries again within a minute, then more and more
 slowly up to every quarter of an hour; is it revoked, it tries every 5 to 15 minutes.
 
-The certificate is renewed at two thirds of its lifetime, or when the hub asks for it, for a new key in the TPM or
-file where the old one is. The old one stays in DIR until the hub has taken the new.
+The certificate is renewed at two thirds of its lifetime, or when the hub asks for it,
+for a new key in the TPM or file where the old one is. The old one stays in DIR until
+the hub has taken the new.
 
 The TLS session is saved in DIR, so that the first connect after a reboot is a
 resumption too: sealed by the machine's TPM 2.0 if it has one, else as a file
 like the key's. The TLS profiles: constrained is TLS 1.3 with P-256 and nothing
-else, default offers X25519 and speaks TLS 1.2 too, pq adds X25519MLKEM768, if the hub has mqtt.tls_profile: pq.`,
+else, default offers X25519 and speaks TLS 1.2 too, pq adds X25519MLKEM768, which
+the hub takes with mqtt.tls_profile: pq.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := link.CheckAddress(config.Hub); err != nil {

@@ -119,8 +119,8 @@ once and for good: a later list without them doesn't bring them back.`,
 }
 
 func writeListReceipt(w io.Writer, r admin.CRLReceipt) error {
-	_, err := fmt.Fprintf(w, "in force   list %s of %s, %d entries, next update %s\ncut off    %d devices %s\n",
-		r.Number, r.Issuer, r.Entries, when(r.NextUpdate), len(r.Cut), strings.Join(r.Cut[:min(len(r.Cut), 20)], " "))
+	_, err := fmt.Fprintf(w, "in force   list %s of %s, %d entries, next update %s\ncut off    %s %s\n",
+		r.Number, r.Issuer, r.Entries, when(r.NextUpdate), countOf(len(r.Cut), "device"), strings.Join(r.Cut[:min(len(r.Cut), 20)], " "))
 	if err == nil && r.Lifted > 0 {
 		_, err = fmt.Fprintf(w, "lifted     %d entries of the list before; devices they cut off stay so, see `hub device resume` and `reinstate`\n", r.Lifted)
 	}

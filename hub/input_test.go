@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/fleethub/fleethub/certs/command"
@@ -38,6 +40,8 @@ func TestWrongInputIsNamedAndHasItsExitCode(t *testing.T) {
 		{"device suspend pi-1 --receipt " + dir, command.Failure, "is never overwritten: nothing was done"},
 		{"proposal approve x --count 1 --receipt " + dir, command.Failure, "nothing was done"},
 		{"crl import " + filepath.Join(dir, "empty"), command.Usage, filepath.Join(dir, "empty") + ": "},
+		{"device list --hub https://" + h.MetricsAddr(), command.Unreachable, "doesn't speak TLS: is it another port than the hub's for HTTPS"},
+		{"device list --hub https://" + h.MQTTAddr(), command.Denied, "its log says why, and whether that is its HTTPS port"},
 		{"store check", command.Failure, "a hub is running in " + h.Dir + ", and its stores can be looked through only at rest: stop it first"},
 		{"restore " + filepath.Join(dir, "empty") + " --replace", command.Failure, "a hub is running in " + h.Dir + ": stop it first"},
 	} {
@@ -69,4 +73,32 @@ func TestConsumerIsForgottenAloud(t *testing.T) {
 	says(t, h, "tail --consumer reader --from start --follow=false")
 	says(t, h, "consumer delete reader", `^reader is forgotten; it had come to \d+$`)
 	refuses(t, h, command.NotFound, "no such consumer", "consumer delete reader")
+}
+
+func TestOperatorsCertificateSaysItsRole(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "hub")
+	run := func(args ...string) string {
+		t.Helper()
+		root := newRoot()
+		var out bytes.Buffer
+		root.SetArgs(append(args, "--dir", dir))
+		root.SetOut(&out)
+		if err := root.ExecuteContext(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	run("init")
+	for ou, want := range map[string]string{"": "role     viewer: sees everything", "king": "role     viewer: ", "operator": "role     operator\n", "admin": "role     admin\n"} {
+		args := []string{"operator", "issue", "ann", "--out", filepath.Join(t.TempDir(), "ann")}
+		if ou != "" {
+			args = append(args, "--ou", ou)
+		}
+		if out := run(args...); !strings.Contains(out, want) {
+			t.Errorf("--ou %q: %s", ou, out)
+		}
+	}
+	if out := run("service", "issue", "dashboard", "--out", filepath.Join(t.TempDir(), "dashboard")); strings.Contains(out, "role") {
+		t.Errorf("a service: %s", out)
+	}
 }

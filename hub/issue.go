@@ -14,6 +14,7 @@ import (
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/issuance"
 	"github.com/fleethub/fleethub/certs/pemfile"
+	"github.com/fleethub/fleethub/hub/admin"
 	"github.com/fleethub/fleethub/hub/authority"
 )
 
@@ -67,6 +68,7 @@ type issued struct {
 	Fingerprint string    `json:"fingerprint"`
 	NotAfter    time.Time `json:"not_after"`
 	Out         string    `json:"out"`
+	Role        string    `json:"role,omitempty"` // of an operator
 }
 
 func newService(output *command.Output) *cobra.Command {
@@ -91,7 +93,7 @@ func newRoleCommand(output *command.Output, role identity.Role, profile issuance
 	}
 	dirFlag(issue, &o.dir)
 	outFlag(issue, &o.out, "`folder` for the key, the certificate and the trust bundle; nothing in it is overwritten")
-	issue.Flags().StringSliceVar(&o.ou, "ou", nil, "a `role` of the bearer, in the subject's OU; may repeat")
+	issue.Flags().StringSliceVar(&o.ou, "ou", nil, "a `role` of the bearer, in the subject's OU, such as operator or admin for operators; may repeat")
 	o.valid = command.Duration(profile.Lifetime())
 	issue.Flags().Var(&o.valid, "valid", "lifetime of the certificate")
 	group.AddCommand(issue)
@@ -132,7 +134,15 @@ func runIssue(c *cobra.Command, output *command.Output, name string, role identi
 		return err
 	}
 	r := issued{Identity: id.String(), Serial: identity.SerialString(cert.SerialNumber), Fingerprint: identity.Fingerprint(cert), NotAfter: cert.NotAfter, Out: o.out}
+	if role == identity.RoleOperator {
+		r.Role = admin.RoleOf(id).String()
+	}
 	return output.Print(c.OutOrStdout(), r, func(w io.Writer) error {
+		if r.Role == admin.Viewer.String() {
+			defer fmt.Fprintf(w, "role     viewer: sees everything and changes nothing; for more give --ou operator or --ou admin\n")
+		} else if r.Role != "" {
+			defer fmt.Fprintf(w, "role     %s\n", r.Role)
+		}
 		_, err := fmt.Fprintf(w, "issued   %s\nserial   %s\nSHA-256  %s\nuntil    %s\nin       %s: %s.key %s.crt ca.crt\n",
 			r.Identity, r.Serial, r.Fingerprint, r.NotAfter.Format(time.RFC3339), o.out, base, base)
 		return err

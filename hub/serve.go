@@ -19,8 +19,8 @@ func newServe() *cobra.Command {
 		Use:   "serve",
 		Short: "Run the hub until SIGTERM or Ctrl-C",
 		Long: `Runs the hub: MQTT over mutual TLS, the operators' HTTPS API, and metrics. SIGHUP
-reloads certificates, stations' issuers, the policy and the log level; SIGTERM closes every
-connection in order and ends. Under systemd it reports when it is ready.`,
+reloads certificates, issuers, the policy and what hub.yaml marks as reloaded; SIGTERM
+closes every connection in order and ends. Under systemd it reports when it is ready.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			config, err := loadConfig(dir)

@@ -30,7 +30,7 @@ func TestCRLCommands(t *testing.T) {
 	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	says(t, h, "crl import "+file, `^in force +list 3 of bench-1, 1 entries`, `^cut off +1 devices pi-1$`)
+	says(t, h, "crl import "+file, `^in force +list 3 of bench-1, 1 entries`, `^cut off +1 device pi-1$`)
 	says(t, h, "crl list", `^ISSUER +SIGNED BY`, `^bench-1 +the issuer, elsewhere +3 +1 `)
 	if _, err := hub(t, h, "crl", "import", file); err == nil || !strings.Contains(err.Error(), "older than the list known") {
 		t.Errorf("the same list again: %v", err)

@@ -102,6 +102,7 @@ func program() *cobra.Command {
 	show.Flags().Float64("share", 0, "how much")
 	show.Flags().Uint("places", 0, "how many")
 	show.Flags().Duration("for", 0, "how long")
+	show.Flags().Var(new(command.Duration), "valid", "how long")
 	show.Flags().Bool("a", false, "one")
 	show.Flags().Bool("b", false, "the other")
 	show.MarkFlagsMutuallyExclusive("a", "b")
@@ -238,6 +239,7 @@ func TestWrongCommandLinesAreUsageErrors(t *testing.T) {
 		{[]string{"device", "show", "a", "--dir", "x", "--places", "-1"}, "--places: \"-1\" is not a whole number from 0 on\n"},
 		{[]string{"device", "show", "a", "--dir", "x", "--a=perhaps"}, "--a: \"perhaps\" is neither true nor false\n"},
 		{[]string{"device", "show", "a", "--dir", "x", "--for", "long"}, "--for: \"long\" is not a duration such as 1m30s\n"},
+		{[]string{"device", "show", "a", "--dir", "x", "--valid", "long"}, "--valid: \"long\" is not a positive duration such as 90d, 2y, 12h or 30s\n"},
 		{[]string{"device", "show", "a", "--dir", "x", "--a", "--b"}, "--a and --b exclude each other: give one of them\n"},
 		{[]string{"device", "show", "a", "--dir", "x", "--output", "xml"}, "--output: \"xml\" must be text or json\n"},
 		{[]string{"version", "now"}, "\"now\" is too much: version takes no arguments\n"},

@@ -101,7 +101,11 @@ func explainFlag(c *cobra.Command, err error) error {
 		return fmt.Errorf("--%s needs a value: %s", e.GetSpecifiedName(), asked(e.GetFlag()))
 	}
 	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
-		return fmt.Errorf("--%s: %.80q %w", e.GetFlag().Name, e.GetValue(), valueError(e))
+		err := valueError(e)
+		if strings.Contains(err.Error(), strconv.Quote(e.GetValue())) { // it names the value itself
+			return fmt.Errorf("--%s: %w", e.GetFlag().Name, err)
+		}
+		return fmt.Errorf("--%s: %.80q %w", e.GetFlag().Name, e.GetValue(), err)
 	}
 	if e, ok := errors.AsType[*pflag.InvalidSyntaxError](err); ok {
 		return fmt.Errorf("%.80q is not a flag: write --NAME VALUE", e.GetSpecifiedFlag())
@@ -162,7 +166,7 @@ func valueError(e *pflag.InvalidValueError) error {
 		return errors.New("is not a whole number")
 	case number:
 		return errors.New("is not a number")
-	case kind == "duration":
+	case kind == "duration" && strings.HasPrefix(e.Unwrap().Error(), "time: "): // pflag's own
 		return fmt.Errorf("is not a duration such as %s", 90*time.Second)
 	}
 	return e.Unwrap()

@@ -31,7 +31,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds every wait of these tests; nothing takes nearly as long.
-const patience = 30 * time.Second
+const patience = time.Minute // more than twice writeGap
 
 // peer is an MQTT server behind mutual TLS; it is its server's one hook.
 type peer struct {

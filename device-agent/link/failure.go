@@ -56,12 +56,15 @@ type Answer struct {
 	ForGood bool
 }
 
-// answered puts what the hub says in the place of what a refused device can guess.
-func (f *Failure) answered(a Answer) {
+// answered returns the failure with what the hub says in the place of what a refused
+// device can guess. The one before may be in a Status already, and stays as it is.
+func (f *Failure) answered(a Answer) *Failure {
 	if a.Verdict == "" {
-		return
+		return f
 	}
-	f.Advice, f.mayPass = "the hub says: "+a.Verdict, !a.ForGood
+	told := *f
+	told.Advice, told.mayPass = "the hub says: "+a.Verdict, !a.ForGood
+	return &told
 }
 
 // Error returns reason and advice in one line.
@@ -144,8 +147,12 @@ func (a attempt) classify(err error) *Failure {
 	case a.connack != packets.Accepted && a.connack != packets.ErrNetworkError:
 		return a.connackFailure()
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &nerr) && nerr.Timeout():
-		return &Failure{Kind: KindTimeout, Reason: fmt.Sprintf("the hub %s took the connection but didn't answer in time", a.address),
+		f := &Failure{Kind: KindTimeout, Reason: fmt.Sprintf("the hub %s took the connection but didn't answer in time", a.address),
 			Advice: "it is overloaded or the network loses packets; the agent keeps trying"}
+		if a.shaken { // it speaks TLS, and perhaps not MQTT
+			f.Advice = "it is overloaded, the network loses packets, or the port in --hub is not its MQTT port (8883); the agent keeps trying"
+		}
+		return f
 	case a.shaken:
 		return &Failure{Kind: KindClosed, Reason: fmt.Sprintf("the hub %s closed the connection after the handshake without saying why (%s)", a.address, bare(err)),
 			Advice: "it is stopping, overloaded, or refuses the device; " + a.askHub()}

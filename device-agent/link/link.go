@@ -142,6 +142,7 @@ type Link struct {
 	config  Config
 	backoff Backoff // owned by Run
 	passing Backoff // likewise, after refusals that may pass
+	served  bool    // likewise: there was a connection since the last refusal
 	dial    func(ctx context.Context) (connection, error)
 	tickets ticketBox   // owned by Run
 	chain   chainChoice // owned by Run
@@ -194,28 +195,37 @@ func (l *Link) Run(ctx context.Context) error {
 			return nil // ctx ended
 		}
 		if failure.Kind == KindRefused && l.config.Ask != nil {
-			failure.answered(l.config.Ask(ctx))
+			if l.served { // and was cut off now, many others with it perhaps: they don't ask all at once
+				l.rest(ctx, failure, between(0, l.config.RefusedRetry/10))
+			}
+			l.served = false
+			failure = failure.answered(l.config.Ask(ctx))
 		}
 		wait := l.pause(failure)
-		l.update(func(s *Status) {
-			s.State, s.NextAttempt, s.LastFailure = StateWaiting, time.Now().Add(wait), failure
-			if failure.Slow() {
-				s.LastRefusal = failure
-			}
-		})
 		attrs := []any{"kind", failure.Kind, "retry_in", wait.Round(time.Millisecond)}
 		if failure.Advice != "" {
 			attrs = append(attrs, "advice", failure.Advice)
 		}
 		l.config.Log.Warn(failure.Reason, attrs...)
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-		}
+		l.rest(ctx, failure, wait)
 	}
 	return nil
+}
+
+// rest waits after a failure, and says so in the status.
+func (l *Link) rest(ctx context.Context, failure *Failure, wait time.Duration) {
+	l.update(func(s *Status) {
+		s.State, s.NextAttempt, s.LastFailure = StateWaiting, time.Now().Add(wait), failure
+		if failure.Slow() {
+			s.LastRefusal = failure
+		}
+	})
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // once makes one attempt and holds the connection for as long as it lasts. It
@@ -245,6 +255,7 @@ func (l *Link) once(ctx context.Context) *Failure {
 		}
 	})
 	l.passing.Reset()
+	l.served = true
 	l.config.Log.Info("connected", "hub", l.config.Address, "tls", h.Protocol, "resumed", h.Resumed, "took", h.Connect.Round(time.Millisecond))
 	if err := c.Hello(ctx); err != nil && ctx.Err() == nil {
 		l.config.Log.Warn("the hub didn't take the online event", "err", err)

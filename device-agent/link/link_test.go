@@ -323,6 +323,32 @@ func TestHubThatIsNoHub(t *testing.T) {
 	})
 }
 
+// The hub's other doors speak TLS, too.
+func TestDoorThatIsNotForMQTTIsSuspected(t *testing.T) {
+	fleet := certtest.New(t)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{fleet.Server().Certificate}, ClientAuth: tls.RequestClientCert})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() { defer c.Close(); _, _ = io.Copy(io.Discard, c) })
+		}
+	})
+	r := start(t, l.Addr().String(), fleet.Device("pi-1"), func(c *Config) { c.ConnectTimeout = time.Second })
+	if f := r.until(StateWaiting).LastFailure; f.Kind != KindTimeout || !strings.Contains(f.Advice, "not its MQTT port") {
+		t.Errorf("failure is %s: %s", f.Kind, f.Error())
+	}
+	r.end()
+	_ = l.Close()
+	conns.Wait()
+}
+
 func TestHubThatClosesInsteadOfConnackIsAskedAgainSoon(t *testing.T) {
 	p := goodPeer(t)
 	p.set(func(p *peer) { p.silent = true })

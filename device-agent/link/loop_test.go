@@ -164,6 +164,10 @@ func TestRefusalThatMayPassIsRetriedSoonAndThenLessAndLess(t *testing.T) {
 				ceiling = 30 * time.Second
 				continue
 			}
+			if i == 20 && gap >= ceiling/2 && gap <= 2*ceiling { // with others, so the question waited
+				ceiling *= 2
+				continue
+			}
 			if gap < ceiling/2 || gap > ceiling {
 				t.Errorf("wait %d is %s, want %s to %s", i, gap, ceiling/2, ceiling)
 			}
@@ -191,11 +195,57 @@ func TestRefusalForGoodOrWithoutAnAnswerKeepsItsPace(t *testing.T) {
 		})
 	}
 	f := &Failure{Kind: KindRefused, Reason: "refused", Advice: "ask somebody"}
-	if f.answered(Answer{}); f.Error() != "refused: ask somebody" || f.mayPass {
+	if f = f.answered(Answer{}); f.Error() != "refused: ask somebody" || f.mayPass {
 		t.Errorf("without an answer: %+v", f)
 	}
-	if f.answered(Answer{Verdict: "pi-1 is suspended"}); f.Error() != "refused: the hub says: pi-1 is suspended" || !f.mayPass {
+	if f = f.answered(Answer{Verdict: "pi-1 is suspended"}); f.Error() != "refused: the hub says: pi-1 is suspended" || !f.mayPass {
 		t.Errorf("with one: %+v", f)
+	}
+}
+
+func TestDevicesThatAreCutOffTogetherDontAskTogether(t *testing.T) {
+	ask := func(t *testing.T, served bool) (delay time.Duration) {
+		synctest.Test(t, func(t *testing.T) {
+			var refused time.Time
+			ctx, enough := context.WithCancel(t.Context())
+			defer enough()
+			config := Config{RefusedRetry: 5 * time.Minute, Ask: func(context.Context) Answer {
+				delay = time.Since(refused)
+				enough()
+				return Answer{}
+			}}
+			config.Address = "hub.example:8883"
+			config.Credentials = func() (mtls.Credentials, error) { return mtls.Credentials{}, nil }
+			l, err := New(config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.dial = func(context.Context) (connection, error) {
+				if served {
+					served = false
+					c := &fakeConnection{done: make(chan struct{})}
+					close(c.done)
+					return c, nil
+				}
+				refused = time.Now()
+				return nil, &Failure{Kind: KindRefused}
+			}
+			if err := l.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		return delay
+	}
+	if delay := ask(t, false); delay != 0 {
+		t.Errorf("a device that was never in asks after %s, and somebody stands before it", delay)
+	}
+	var delays []time.Duration
+	for range 100 {
+		delays = append(delays, ask(t, true))
+	}
+	// One in 2^100 that this fails for a fair draw.
+	if low, high := slices.Min(delays), slices.Max(delays); low > 15*time.Second || high < 15*time.Second || high > 30*time.Second {
+		t.Errorf("100 devices ask after %s to %s, want that all over 0 to 30s", low, high)
 	}
 }
 

@@ -50,7 +50,7 @@ var houseRules = []rule{
 	{"hub/broker/conformance", []string{"certs", "hub"}, "tests a whole hub from outside"},
 	{"hub/broker", under(certs, hubLow, hubMiddle, []string{"hub/listener", "hub/journal"}), "speaks MQTT over what the listener accepted"},
 	{"hub/admin", under(certs, hubLow, hubMiddle), "HTTP over fleet; the broker is handed to it as functions"},
-	{"hub/console", under(certs, hubLow, hubMiddle), "pages over fleet; the broker is handed to it as functions"},
+	{"hub/console", under(certs, hubLow, hubMiddle), "pages over the API, which is handed to it as a handler: it has no way around it"},
 	{"hub/cluster", under(certs, hubLow, hubMiddle), "other nodes behind an interface"},
 	{"hub", []string{"certs", "hub"}, "the hub knows no other program"},
 

@@ -25,6 +25,10 @@ type caller struct {
 // callerKey is the context key of the verified caller.
 type callerKey struct{}
 
+func withCaller(ctx context.Context, c caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
+}
+
 // callerOf returns who makes the request. Nobody gets behind ServeHTTP without being
 // verified.
 func callerOf(r *http.Request) caller { return r.Context().Value(callerKey{}).(caller) }
@@ -55,7 +59,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.turnAway(w, r, err)
 		return
 	}
-	a.handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
+	a.handler.ServeHTTP(w, r.WithContext(withCaller(r.Context(), c)))
 }
 
 // byCertificate verifies the operator's certificate of the connection, whatever the TLS

@@ -20,7 +20,7 @@ const maxKey = 255
 
 // maxKept bounds the body of an answer that is kept, in octets. An order whose answer is longer is
 // given again under the ID that it had, and gets its receipt again.
-const maxKept = 1 << 20
+const maxKept = 64 << 10
 
 // orderKey is the context key of the ID that an order under an idempotency key has.
 type orderKey struct{}

@@ -224,6 +224,31 @@ func TestOrderRetriedAfterACrashIsTheSameOrder(t *testing.T) {
 	}
 }
 
+// TestLongAnswerIsTheReceiptAgain: an answer that is too long to be kept is had again from the
+// receipt of the order.
+func TestLongAnswerIsTheReceiptAgain(t *testing.T) {
+	h := newHub(t, operatorsOnly, nil)
+	var ids []string
+	for i := range 900 {
+		ids = append(ids, fmt.Sprintf("pi-%03d", i))
+	}
+	if _, err := h.admin("ann").Import(t.Context(), h.manifest(ids...)); err != nil {
+		t.Fatal(err)
+	}
+	client := h.operatorClient("ann")
+	const body = `{"select":"model=pi4","reason":"keyCompromise","confirm":true,"count":900}`
+	first := h.post(client, "/v1/selections/revoke", body, `"k"`)
+	if first.status != http.StatusOK || len(first.body) <= maxKept {
+		t.Fatalf("%d, %d octets", first.status, len(first.body))
+	}
+	if again := h.post(client, "/v1/selections/revoke", body, `"k"`); again.body != first.body {
+		t.Errorf("again: %d %.300s", again.status, again.body)
+	}
+	if other := h.post(client, "/v1/selections/revoke", strings.Replace(body, "900", "899", 1), `"k"`); other.status != http.StatusUnprocessableEntity {
+		t.Errorf("another request under the key: %d %.300s", other.status, other.body)
+	}
+}
+
 // TestStoreThatIsFullKeepsNobodyFromRevoking: the key is not durable then, and the revocation is.
 func TestStoreThatIsFullKeepsNobodyFromRevoking(t *testing.T) {
 	cut := &cutStore{Answers: answerStore(t, filepath.Join(t.TempDir(), "answers.db"))}

@@ -185,6 +185,7 @@ func (s *Store) Commit(ctx context.Context, change registry.Change) error {
 	defer encoded.records.Wait() // its error is putDevices's
 	return s.guard("write", func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {
+			s.db.AllocSize = growth(tx.Size()) // a writer's alone, as its turn is
 			audit := s.beginAudit(tx, change.Audit)
 			defer audit.encoding.Wait() // its error is append's
 			if err := s.putDevices(tx, encoded); err != nil {

@@ -20,14 +20,21 @@ import (
 // lockTimeout is how long Open waits for another process to let go of the file.
 const lockTimeout = 2 * time.Second
 
-// A file of at least grown octets has mapping octets mapped from the start, as addresses
-// and not as memory: one that outgrows its mapping is mapped anew, and whoever writes then
-// copies what it has under its hands. A small file, and one where addresses are few, is
-// mapped as bbolt thinks best.
+// mapping is how much of the file is mapped from the start, as addresses and not as
+// memory: one that outgrows its mapping is mapped anew, and whoever writes then copies what
+// it has under its hands, over and over while a first manifest makes an empty file large.
+// Where addresses are few it is what bbolt thinks best.
+const mapping = (1 << 30) * (strconv.IntSize / 64)
+
+// leastGrowth and mostGrowth bound by how much more than it needs the file is made longer.
 const (
-	grown   = 16 << 20
-	mapping = (1 << 30) * (strconv.IntSize / 64)
+	leastGrowth = 64 << 10
+	mostGrowth  = 16 << 20
 )
+
+// growth is by how much more than it needs a file of that size is made longer, so that
+// neither a small one is mostly empty nor a large one grows, and is synced for it, often.
+func growth(size int64) int { return int(min(max(leastGrowth, size/8), mostGrowth)) }
 
 // What Open and the methods of Store may say is wrong with a file.
 var (
@@ -70,8 +77,9 @@ func open(path string) (*Store, error) {
 	s := &Store{path: path}
 	var file *os.File // bbolt forgets it when it panics
 	options := &bbolt.Options{
-		Timeout:      lockTimeout,
-		FreelistType: bbolt.FreelistMapType,
+		Timeout:         lockTimeout,
+		FreelistType:    bbolt.FreelistMapType,
+		InitialMmapSize: mapping,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 			var err error
 			file, err = os.OpenFile(name, flag&^os.O_CREATE, mode)
@@ -87,9 +95,6 @@ func open(path string) (*Store, error) {
 			return file, nil
 		},
 	}
-	if info, err := os.Stat(path); err == nil && info.Size() >= grown {
-		options.InitialMmapSize = mapping
-	}
 	opened := false
 	err := s.guard("open", func() (err error) {
 		s.db, err = bbolt.Open(path, 0o600, options)
@@ -97,6 +102,7 @@ func open(path string) (*Store, error) {
 		return err
 	})
 	if opened {
+		s.db.AllocSize = leastGrowth // Commit, which writes much, knows better
 		return s, nil
 	}
 	if file != nil {
@@ -140,6 +146,9 @@ func (s *Store) check() (format int, err error) {
 		names := buckets()
 		if format == 1 {
 			names = buckets1()
+		}
+		if tx.Bucket(bucketEndorsements) != nil { // not in every file
+			names = append(names, bucketEndorsements)
 		}
 		for _, name := range names {
 			bucket := tx.Bucket(name)

@@ -72,6 +72,9 @@ type Config struct {
 
 	// Allow is the policy; nil: policy.Allow.
 	Allow func(policy.Subject, policy.Action, string) policy.Decision
+	// Attributes returns from memory what policy may ask about a device, false if that
+	// isn't known. Nil: what Devices says of it.
+	Attributes func(id string) (policy.Attributes, bool)
 
 	// Seen is told of every device whose CONNECT was accepted, and again when its
 	// connection has ended. It must not block.
@@ -190,6 +193,9 @@ func New(config Config) (*Broker, error) {
 		admission: admission.New(config.Devices, config.Allow),
 		live:      config.Sessions,
 		ingest:    ingest.New(config.Journal, 0),
+	}
+	if b.config.Attributes == nil {
+		b.config.Attributes = b.attributes
 	}
 	b.context, b.stop = context.WithCancel(context.Background())
 	if config.State != nil {

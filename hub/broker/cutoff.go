@@ -41,26 +41,18 @@ func (b *Broker) DisconnectMany(ctx context.Context, ids []string, reason string
 		result[i].ID = id
 		conns[i] = b.live.Live(identity.RoleDevice, id)
 		for _, l := range conns[i] {
-			if c, ok := l.Conn.(*client); ok {
-				c.condemn(reason)
-			}
 			all = append(all, l.Conn)
 		}
 	}
+	told := cutOff(ctx, all, reason)
 	// A reader may wait for a disk: a second for all of them, once all are told.
 	readers, cancel := context.WithCancel(ctx)
 	defer cancel()
-	told := make(chan struct{})
-	tell := func() {
-		disconnectPaced(ctx, all, reason)
-		time.AfterFunc(time.Second, cancel)
-		close(told)
-	}
-	if len(all) <= closedAtOnce {
-		tell()
-	} else {
-		go tell()
-	}
+	go func() {
+		<-told
+		pause(readers, time.Second)
+		cancel()
+	}()
 	for i, id := range ids {
 		for _, l := range conns[i] {
 			select {
@@ -88,6 +80,27 @@ func (b *Broker) DisconnectMany(ctx context.Context, ids []string, reason string
 	}
 	<-told
 	return result
+}
+
+// cutOff condemns all of them at once, and closes their sockets; what it returns is closed
+// when all are told. If they are few, they are when it returns.
+func cutOff(ctx context.Context, conns []session.Conn, reason string) (told <-chan struct{}) {
+	for _, conn := range conns {
+		if c, ok := conn.(*client); ok {
+			c.condemn(reason)
+		}
+	}
+	done := make(chan struct{})
+	tell := func() {
+		disconnectPaced(ctx, conns, reason)
+		close(done)
+	}
+	if len(conns) <= closedAtOnce {
+		tell()
+	} else {
+		go tell()
+	}
+	return done
 }
 
 // How fast sockets are closed where there are many. Each costs some 100 µs of processor

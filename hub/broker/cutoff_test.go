@@ -132,3 +132,11 @@ func TestManyAreClosedThoughNobodyWaitsAnyMore(t *testing.T) {
 	h.DisconnectMany(ctx, ids, protocol.ReasonRevoked)
 	until(t, "all are gone", func() bool { return h.Stats().Devices == 0 })
 }
+
+// TestExpiredCertificatesAreLookedForWithinAMinute: what TestConnectionEndsWithItsCertificate
+// shows of a shorter time.
+func TestExpiredCertificatesAreLookedForWithinAMinute(t *testing.T) {
+	if every := startHub(t).config.ExpirySweep; every <= 0 || every > time.Minute {
+		t.Errorf("every %v", every)
+	}
+}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/fleethub/fleethub/hub/wire"
 
+	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/hub/listener"
 	"github.com/fleethub/fleethub/hub/protocol"
 	"github.com/fleethub/fleethub/hub/registry"
@@ -134,6 +135,12 @@ func TestReceiveMaximumIsKept(t *testing.T) {
 	}
 	send(1, n)
 	receive(device, 1, 18)
+	s := h.sessions.find(sessionKey(identity.RoleDevice, "pi-1"))
+	until(t, "the acknowledgements are taken", func() bool { // or hanging up might overtake them
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.box.inflight == 2
+	})
 	// What was held goes on after a reconnect, in order and within the limit.
 	device.hangUp()
 	until(t, "the device is gone", func() bool { _, live := h.Live("pi-1"); return !live })

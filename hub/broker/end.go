@@ -82,7 +82,7 @@ func (b *Broker) detach(s *Session, c *client, lives bool) (last *wire.Will) {
 // device that an operator cut off has no last word, nor has anybody when the hub stops.
 func (c *client) mayLeaveWill() bool {
 	switch c.whyEnded() {
-	case protocol.ReasonRevoked, protocol.ReasonRetired, protocol.ReasonReplaced, protocol.ReasonSuspended, protocol.ReasonUntrusted, protocol.ReasonShutdown:
+	case protocol.ReasonRevoked, protocol.ReasonRetired, protocol.ReasonReplaced, protocol.ReasonSuspended, protocol.ReasonUntrusted, protocol.ReasonKeyProtection, protocol.ReasonShutdown:
 		return false
 	}
 	return true

@@ -38,13 +38,21 @@ func (b *Broker) Peers(match func(mtls.Peer) bool) []Connection {
 	return found
 }
 
-// DisconnectPeers cuts every connection whose peer match picks, as Disconnect does
-// for one device: within a second, and without its will, nor one that still waits for
-// its delay. Sessions stay, for their
+// DisconnectPeers cuts every connection whose peer match picks, as DisconnectMany does:
+// without its will, nor one that still waits for its delay. Sessions stay, for their
 // owner may come back under another certificate. The caller has seen to it first that
 // admission refuses such peers.
 func (b *Broker) DisconnectPeers(ctx context.Context, match func(mtls.Peer) bool, reason string) (closed int, last time.Time) {
-	closed, last = b.live.DisconnectWhere(ctx, ofPeer(match), reason)
+	conns := b.live.Where(ofPeer(match))
+	told := cutOff(ctx, conns, reason)
+	for _, c := range conns {
+		select {
+		case <-c.Done():
+			closed, last = closed+1, time.Now()
+		case <-ctx.Done(): // the others are told all the same
+		}
+	}
+	<-told
 	for _, s := range b.sessions.all() {
 		s.mu.Lock()
 		if !s.willDue.IsZero() && match(s.willOf) {

@@ -150,13 +150,16 @@ func (b *Broker) newSession(key string, subject policy.Subject) *Session {
 func (b *Broker) subjectOf(role identity.Role, id string) policy.Subject {
 	subject := policy.Subject{Role: role, ID: id, Unseen: true}
 	if role == identity.RoleDevice {
-		subject.Attributes = func() (policy.Attributes, bool) {
-			s, known := b.config.Devices.Status(id)
-			// A record that can't be read is known, and in no state.
-			return policy.Attributes{Labels: s.Labels, Model: s.Model, Protection: s.Protection, Batch: s.Batch, Station: s.Station}, known && s.State != ""
-		}
+		subject.Attributes = func() (policy.Attributes, bool) { return b.config.Attributes(id) }
 	}
 	return subject
+}
+
+// attributes is Config.Attributes where the hub has none of its own.
+func (b *Broker) attributes(id string) (policy.Attributes, bool) {
+	s, known := b.config.Devices.Status(id)
+	// A record that can't be read is known, and in no state.
+	return policy.Attributes{Labels: s.Labels, Model: s.Model, Protection: s.Protection, Batch: s.Batch, Station: s.Station}, known && s.State != ""
 }
 
 // subjectOfPeer is subjectOf for who has presented a certificate.

@@ -146,6 +146,16 @@ func BenchmarkFleet(b *testing.B) {
 			}
 		})
 	})
+	b.Run("attributes-for-policy", func(b *testing.B) {
+		b.ReportAllocs()
+		i := 0
+		for b.Loop() {
+			if a, known := f.Attributes(ids[i%len(ids)]); !known || a.Model != "pi4" {
+				b.Fatal(a, known)
+			}
+			i += 1009
+		}
+	})
 	list := func(name, text, after string, limit int) {
 		b.Run(name, func(b *testing.B) {
 			s, err := registry.ParseSelector(text)

@@ -98,8 +98,9 @@ type Config struct {
 	// certificates. Nil: no model's need be. It is called for every connection.
 	NeedsTPM func(model string) bool
 
-	// Quarantine is how many devices may wait for approval at a time; 0: DefaultQuarantine.
-	Quarantine int
+	// Quarantine returns how many devices may wait for approval at a time. Nil:
+	// DefaultQuarantine.
+	Quarantine func() int
 
 	// Changed is called after labels, models or batches of devices were changed, with
 	// their IDs, so that what policy decided by them can be decided again. Nil: nothing

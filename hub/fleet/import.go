@@ -311,6 +311,7 @@ func (b *batch) add(ctx context.Context, e entry) error {
 	introduced := quarantined && e.listed.Supersedes == "" || holds && d.Introduced() && !quarantined && !d.State.Final()
 	if holds && !introduced && !quarantined {
 		b.report.Unchanged++
+		b.learn(d, e)
 		return nil
 	}
 	model := e.listed.Model

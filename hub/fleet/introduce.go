@@ -71,8 +71,8 @@ func (f *Fleet) CheckIntroduction(in Introduction) error {
 }
 
 func (f *Fleet) quarantine() int {
-	if f.config.Quarantine > 0 {
-		return f.config.Quarantine
+	if f.config.Quarantine != nil {
+		return f.config.Quarantine()
 	}
 	return DefaultQuarantine
 }

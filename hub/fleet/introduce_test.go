@@ -121,8 +121,8 @@ func TestNewcomersAreBounded(t *testing.T) {
 		in     func(*rig) Introduction
 		reason string
 	}{
-		"too many wait": {func(r *rig) { r.config.Quarantine = 2 }, func(r *rig) Introduction { return introductionOf(r.pki.Device("pi-3")) }, RefusedForQuarantine},
-		"another may, which waits for nobody": {func(r *rig) { r.config.Quarantine = 2 }, func(r *rig) Introduction {
+		"too many wait": {func(r *rig) { r.config.Quarantine = func() int { return 2 } }, func(r *rig) Introduction { return introductionOf(r.pki.Device("pi-3")) }, RefusedForQuarantine},
+		"another may, which waits for nobody": {func(r *rig) { r.config.Quarantine = func() int { return 2 } }, func(r *rig) Introduction {
 			in := introductionOf(r.pki.Device("pi-3"))
 			in.Activate = true
 			return in

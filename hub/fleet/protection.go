@@ -63,6 +63,18 @@ func sameBoard(d *registry.Device, e entry) error {
 	return rejected(fmt.Errorf("device %s has the TPM with the endorsement key %s, and the manifest says %s: another board takes its place after `hub device retire %s` and `hub device reinstate %s` only", d.ID, d.EK, e.listed.EK, d.ID, d.ID))
 }
 
+// learn gives a device its TPM whose station, when it was imported, didn't say yet in which
+// it has its key: that station has written the same manifest again since. From then on it
+// can renew with its TPM's word.
+func (b *batch) learn(d *registry.Device, e entry) {
+	if d.EK != "" || e.listed.EK == "" || d.Station != b.manifest.Station || d.State.Final() {
+		return
+	}
+	d.EK, d.Updated = e.listed.EK, b.record.Time
+	b.put(d, d.State, e)
+	b.audit[len(b.audit)-1].Detail += ", its TPM is known now"
+}
+
 // take notes what the entry says of the device's present key.
 func (e entry) take(d *registry.Device) {
 	d.Protection = e.listed.Protection

@@ -216,6 +216,46 @@ func TestManifestThatWasImportedStaysGood(t *testing.T) {
 	}
 }
 
+// A station that was too old to say in which TPM a key is writes its manifest again once it
+// is not: that is how the hub learns it.
+func TestTPMIsLearnedFromTheSameManifestWrittenAgain(t *testing.T) {
+	r := newRig(t)
+	old, other := r.pki.Device("pi-1"), r.pki.Device("pi-2")
+	before := entryOf(old)
+	before.Protection = ProtectionUnproven
+	r.mustImport(before, entryOf(other))
+	after := before
+	after.EK = chip("a")
+	for _, changes := range []bool{true, false} {
+		n := len(r.log())
+		if report, err := r.Import(t.Context(), r.sign(after), ann); err != nil || report.Unchanged != 1 || (len(r.log()) > n) != changes {
+			t.Fatalf("%+v, %d audit records more, %v", report, len(r.log())-n, err)
+		}
+		if d, err := r.Device(t.Context(), "pi-1"); err != nil || d.EK != chip("a") || len(d.Certificates) != 1 || d.Protection != ProtectionUnproven {
+			t.Fatalf("%+v, %v", d, err)
+		}
+	}
+	again := entryOf(other)
+	again.EK = chip("a")
+	if _, err := r.Import(t.Context(), r.sign(again), ann); !errors.Is(err, ErrRejected) || !strings.Contains(err.Error(), "for life") {
+		t.Errorf("it became another's, too: %v", err)
+	}
+	after.EK = chip("b")
+	if _, err := r.Import(t.Context(), r.sign(after), ann); err != nil {
+		t.Errorf("a manifest that was good isn't any more: %v", err)
+	}
+	if d, err := r.Device(t.Context(), "pi-1"); err != nil || d.EK != chip("a") {
+		t.Errorf("the TPM was exchanged: %s, %v", d.EK, err)
+	}
+	request, issue := r.renewalBy(old, chip("a"), certtest.WithIssuer(r.pki.Operational), certtest.WithTPM())
+	if _, err := r.Renew(t.Context(), request, issue); err != nil {
+		t.Error(err)
+	}
+	if status, _ := r.Status("pi-1"); status.Protection != protectionTPM {
+		t.Errorf("protection %q", status.Protection)
+	}
+}
+
 func TestRenewalSaysWhatIsProved(t *testing.T) {
 	operational := func(r *rig) certtest.Option { return certtest.WithIssuer(r.pki.Operational) }
 	for name, test := range map[string]struct {

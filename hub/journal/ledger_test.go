@@ -50,10 +50,6 @@ func (e *entry) Committed(err error) {
 		l.disorder = fmt.Sprintf("%q was told after one appended later", e.text)
 	}
 	l.told = e.index
-	if l.untold--; l.untold == 0 && l.quiet != nil {
-		close(l.quiet)
-		l.quiet = nil
-	}
 	switch {
 	case err == nil:
 		e.verdict = durable
@@ -61,6 +57,10 @@ func (e *entry) Committed(err error) {
 		e.verdict = doubtful
 	default:
 		e.verdict = failed
+	}
+	if l.untold--; l.untold == 0 && l.quiet != nil { // last: who waits reads without the lock
+		close(l.quiet)
+		l.quiet = nil
 	}
 }
 

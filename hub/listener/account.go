@@ -99,7 +99,7 @@ func (r *rawConn) receive(p []byte) (int, error) {
 // handshake, such as its answer to a key update, has a deadline, too.
 func (r *rawConn) Write(p []byte) (int, error) {
 	if c := r.conn; c.shaken.Load() && c.writing.Load() == 0 {
-		if err := r.Conn.SetWriteDeadline(time.Now().Add(c.closeTimeout)); err != nil {
+		if err := r.Conn.SetWriteDeadline(time.Now().Add(c.writeTimeout)); err != nil {
 			return 0, err
 		}
 	}

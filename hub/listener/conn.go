@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -47,6 +48,7 @@ type Conn struct {
 
 	writeTimeout, closeTimeout time.Duration
 	flushers                   sync.WaitGroup // the flush goroutine, if any
+	writeBy                    time.Time      // the socket's write deadline, at least; whoever sends
 	done                       chan struct{}  // closed by finish
 	finished                   sync.Once
 
@@ -58,6 +60,7 @@ type Conn struct {
 	failure  error       // of the write that failed
 	gone     bool        // the peer has closed its side: nobody waits for a goodbye
 	greeted  bool        // the first write was made
+	readBy   time.Time   // the read deadline that is meant, where the socket's comes earlier
 	drained  func()      // called once nothing is pending; nil: nobody asked
 	patience *time.Timer // cuts a connection that is closing; nil before Close
 }
@@ -96,10 +99,6 @@ func newConn(raw net.Conn, l *Listener) *Conn {
 	return c
 }
 
-// Connected lifts the deadline for the CONNECT packet, for a handler that sets none of
-// its own.
-func (c *Conn) Connected() { c.SetReadDeadline(time.Time{}) }
-
 // SetWriteBuffer sets how many bytes the peer may lag behind.
 func (c *Conn) SetWriteBuffer(n int) {
 	c.mu.Lock()
@@ -131,6 +130,9 @@ func (c *Conn) OnDrain(f func()) {
 // Read reads what the peer sent. After Close it returns net.ErrClosed.
 func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.tls.Read(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) && c.putOff() {
+		n, err = c.tls.Read(p)
+	}
 	if err != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -239,7 +241,7 @@ func (c *Conn) flush() {
 	}
 }
 
-// sendChunk is how much may go out per WriteTimeout: a peer that reads slowly
+// sendChunk is how much may go out per WriteTimeout, or three quarters of it: a peer that reads slowly
 // but steadily makes progress.
 const sendChunk = 64 << 10
 
@@ -247,10 +249,15 @@ func (c *Conn) send(p []byte) error {
 	for len(p) > 0 {
 		chunk := p[:min(len(p), sendChunk)]
 		p = p[len(chunk):]
-		if err := c.tls.SetWriteDeadline(time.Now().Add(c.writeTimeout)); err != nil {
-			return err
+		now := time.Now()
+		// A busy connection doesn't set a timer for each record.
+		if left := c.writeBy.Sub(now); left < c.writeTimeout*3/4 || left > c.writeTimeout {
+			c.writeBy = now.Add(c.writeTimeout)
+			if err := c.tls.SetWriteDeadline(c.writeBy); err != nil {
+				return err
+			}
 		}
-		c.writing.Store(time.Now().UnixNano())
+		c.writing.Store(now.UnixNano())
 		_, err := c.tls.Write(chunk)
 		c.writing.Store(0)
 		if err != nil {
@@ -378,23 +385,6 @@ func (c *Conn) RemoteAddr() net.Addr { return c.raw.RemoteAddr() }
 
 // ConnectionState returns what TLS has negotiated.
 func (c *Conn) ConnectionState() tls.ConnectionState { return c.tls.ConnectionState() }
-
-// SetDeadline sets the read deadline: writes have their own.
-func (c *Conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
-
-// SetReadDeadline bounds the next reads; zero means no bound. It does nothing
-// once the connection is closing.
-func (c *Conn) SetReadDeadline(t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closing {
-		return nil
-	}
-	return c.tls.SetReadDeadline(t)
-}
-
-// SetWriteDeadline does nothing: every write has a deadline already.
-func (c *Conn) SetWriteDeadline(time.Time) error { return nil }
 
 // keptBuffer bounds the buffers that go back to the pool.
 const keptBuffer = 64 << 10

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"testing"
 	"time"
 )
@@ -125,5 +126,32 @@ func TestReadDeadlineCannotReviveAClosingConnection(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Fatal("the read goes on")
+	}
+}
+
+// TestConnectTimeoutBeginsWithTheHandshakesEnd: it may end after the handshake's own
+// would have, and before.
+func TestConnectTimeoutBeginsWithTheHandshakesEnd(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ handshake, connect time.Duration }{
+		"longer":  {time.Second, 1500 * time.Millisecond},
+		"shorter": {time.Hour, 300 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			took := make(chan time.Duration, 1)
+			h := start(t, func(c *Conn) {
+				began := time.Now()
+				_, err := c.Read(make([]byte, 1))
+				if !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("read: %v", err)
+				}
+				took <- time.Since(began)
+			}, func(config *Config) { config.HandshakeTimeout, config.ConnectTimeout = c.handshake, c.connect })
+			h.mustDial("pi-1")
+			if got := <-took; got < c.connect*9/10 {
+				t.Errorf("it waited %s", got)
+			}
+		})
 	}
 }

@@ -133,3 +133,15 @@ func TestDevicesThatAreRememberedAreBounded(t *testing.T) {
 		t.Errorf("%d are known afterwards", len(s.used))
 	}
 }
+
+// BenchmarkShare is what a full handshake pays for its device's share; a resumed one pays nothing.
+func BenchmarkShare(b *testing.B) {
+	s, leaf, now := newDevices(quota{150, 30}), certtest.New(b).Device("pi-1").Leaf, time.Now()
+	b.ReportAllocs()
+	for b.Loop() {
+		if d := s.of(leaf); !s.spent(d, now) {
+			s.charge(d, now)
+			now = now.Add(time.Second)
+		}
+	}
+}

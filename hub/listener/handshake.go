@@ -53,7 +53,7 @@ func (l *Listener) shake(c *Conn, accepted time.Time) (err error) {
 		c.raw.turn = nil
 	}()
 	deadline := accepted.Add(l.config.HandshakeTimeout)
-	if err := c.raw.SetDeadline(deadline); err != nil {
+	if err := c.bound(deadline, accepted); err != nil {
 		return err
 	}
 	hello := c.buffer()
@@ -62,8 +62,9 @@ func (l *Listener) shake(c *Conn, accepted time.Time) (err error) {
 		return err
 	}
 	if t.waited { // The wait was ours. The peer has the whole time for its part.
-		deadline = time.Now().Add(l.config.HandshakeTimeout)
-		if err := c.raw.SetDeadline(deadline); err != nil {
+		now := time.Now()
+		deadline = now.Add(l.config.HandshakeTimeout)
+		if err := c.bound(deadline, now); err != nil {
 			return err
 		}
 	}
@@ -82,7 +83,7 @@ func (l *Listener) shake(c *Conn, accepted time.Time) (err error) {
 		l.charge(c, time.Now())
 	}
 	c.shaken.Store(true) // each write has a deadline of its own from now on
-	return c.SetReadDeadline(time.Now().Add(l.config.ConnectTimeout))
+	return c.await(time.Now().Add(l.config.ConnectTimeout), deadline)
 }
 
 // charge counts a full handshake, which is complete, to whom it was with.

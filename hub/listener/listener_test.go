@@ -398,7 +398,7 @@ func TestCloseEndsHandshakesAndHandlers(t *testing.T) {
 }
 
 func BenchmarkHandshake(b *testing.B) {
-	h := start(b, func(c *Conn) { c.Write([]byte{0}) })
+	h := start(b, func(c *Conn) { c.Write([]byte{0}) }, func(c *Config) { c.Limits.DeviceBurst = 1 << 30 })
 	config := h.pki.Device("pi-1").ClientConfig()
 	b.ReportAllocs()
 	for b.Loop() {
@@ -417,7 +417,9 @@ func BenchmarkConfigPerConnection(b *testing.B) {
 	server, client := net.Pipe()
 	defer server.Close()
 	defer client.Close()
-	hello := &tls.ClientHelloInfo{Conn: &rawConn{Conn: server, conn: &Conn{}}}
+	raw := &rawConn{Conn: server}
+	raw.conn = &Conn{raw: raw}
+	hello := &tls.ClientHelloInfo{Conn: raw}
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := l.configFor(hello); err != nil {

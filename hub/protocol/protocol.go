@@ -281,4 +281,6 @@ const (
 	ReasonExpired      = "expired"       // its certificate expired
 	ReasonUntrusted    = "untrusted"     // the issuing CA of its certificate was removed
 	ReasonShutdown     = "hub-shut-down" // the hub is stopping
+
+	ReasonKeyProtection = "key-protection" // its model's keys must be in a TPM since, and its certificate doesn't say so
 )

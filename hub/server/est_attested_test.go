@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -19,7 +17,6 @@ import (
 	"github.com/fleethub/fleethub/certs/tpm/tpmtest"
 	"github.com/fleethub/fleethub/hub/fleet"
 	"github.com/fleethub/fleethub/hub/hubtest"
-	"github.com/fleethub/fleethub/hub/server"
 )
 
 // board is a device with a TPM, which it is known by.
@@ -289,75 +286,5 @@ func TestModelThatDemandsATPMRenewsAttestedOnly(t *testing.T) {
 	}
 	if !found {
 		t.Errorf("hub why doesn't tell: %+v", answer)
-	}
-}
-
-// What was admitted before the demand was made isn't any more: not by a full handshake and
-// not by a ticket; and hub why says so.
-func TestDemandHoldsForDevicesThatAreConnected(t *testing.T) {
-	h := issuing(t)
-	b, plain := newBoard(t, h, "pi-5"), h.Device("pi-1")
-	unproven, err := renew(t, h, b.Credential, newKey(t))
-	must(t, err)
-	cache := tls.NewLRUClientSessionCache(4)
-	config := unproven.ClientConfig()
-	config.ClientSessionCache = cache
-	connect := func() (resumed bool, err error) {
-		conn, err := dial(h.MQTTAddr(), config)
-		if err != nil {
-			return false, err
-		}
-		defer conn.Close()
-		return conn.ConnectionState().DidResume, nil
-	}
-	if _, err := connect(); err != nil {
-		t.Fatal(err)
-	}
-	if resumed, err := connect(); err != nil || !resumed {
-		t.Fatalf("resumed %v, %v", resumed, err)
-	}
-	text, err := os.ReadFile(filepath.Join(h.Dir, server.ConfigFile))
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(h.Dir, server.ConfigFile), append(text, "\nkey_protection:\n  pi5: tpm\n"...), 0o600))
-	loaded, err := server.LoadConfig(h.Dir, nil)
-	must(t, err)
-	h.Configure(func(c *server.Config) { c.KeyProtection = loaded.KeyProtection })
-	h.Restart()
-	if _, err := connect(); err == nil {
-		t.Error("its ticket is good still")
-	}
-	config.ClientSessionCache = nil
-	if _, err := connect(); err == nil {
-		t.Error("its certificate is good still")
-	}
-	if !admitted(h, b.Credential) && usable(t, h, "pi-5") > 1 {
-		t.Error("the certificate that says that its key is in a TPM is refused")
-	}
-	if !admitted(h, plain) {
-		t.Error("a device of another model is refused")
-	}
-	answer, err := h.Operator().Why(t.Context(), "pi-5")
-	must(t, err)
-	if !strings.Contains(answer.Verdict, "must be in a TPM") || len(answer.Events) == 0 || answer.Events[len(answer.Events)-1].Reason == "" {
-		t.Errorf("%+v", answer)
-	}
-}
-
-func TestSettingsOfKeyProtectionAreChecked(t *testing.T) {
-	for name, c := range map[string]struct {
-		set  server.KeyProtectionConfig
-		want string
-	}{
-		"none":          {nil, ""},
-		"good":          {server.KeyProtectionConfig{"pi5": "tpm", "*": "any"}, ""},
-		"another word":  {server.KeyProtectionConfig{"pi5": "TPM"}, "key_protection"},
-		"software":      {server.KeyProtectionConfig{"pi5": "software"}, "it is any or tpm"},
-		"without model": {server.KeyProtectionConfig{"": "tpm"}, "has no model"},
-	} {
-		config := server.DefaultConfig(t.TempDir())
-		config.KeyProtection = c.set
-		if err := config.Check(); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %v", name, err)
-		}
 	}
 }

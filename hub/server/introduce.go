@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/fleethub/fleethub/certs/identity"
@@ -46,10 +47,37 @@ func (c Config) checkAdmission() error {
 	return nil
 }
 
+// newcomers is what is done with devices that no manifest has named. The zero value turns
+// them away.
+type newcomers struct {
+	settings atomic.Pointer[welcome]
+	places   atomic.Int32 // taken by devices that are being taken down
+}
+
+// welcome is what hub.yaml says about them.
+type welcome struct {
+	admission string
+	JustInTimeConfig
+}
+
+func (n *newcomers) set(c Config) { n.settings.Store(&welcome{c.Admission, c.JustInTime}) }
+
+func (n *newcomers) welcome() bool {
+	w := n.settings.Load()
+	return w != nil && w.admission == admitJustInTime
+}
+
+func (n *newcomers) activates(station string) bool {
+	return slices.Contains(n.settings.Load().Activate, station)
+}
+
+// waiting is how many may wait for approval.
+func (n *newcomers) waiting() int { return n.settings.Load().Waiting }
+
 // Devices are taken down a few at a time: each is a transaction, and revocations wait for
-// the same turn. Whoever doesn't get a place in time comes again.
+// the same turn. Whoever finds no place comes again.
 const (
-	introducedAtOnce = 8
+	introducedAtOnce = 64
 	introduceWait    = 2 * time.Second
 )
 
@@ -57,12 +85,12 @@ const (
 // if it isn't: it is known, or not by a factory's CA, or too many wait.
 func (h *Hub) introduction(peer mtls.Peer, refused error) (fleet.Introduction, bool) {
 	r, ok := errors.AsType[*mtls.Refusal](refused)
-	if h.config.Admission != admitJustInTime || !ok || r.Reason != admission.ReasonUnknownDevice {
+	if !ok || !h.newcomers.welcome() || r.Reason != admission.ReasonUnknownDevice {
 		return fleet.Introduction{}, false
 	}
 	return fleet.Introduction{
 		Certificate: peer.Certificate, Issuer: peer.Issuer,
-		Activate: slices.Contains(h.config.JustInTime.Activate, peer.Issuer.Subject.CommonName),
+		Activate: h.newcomers.activates(peer.Issuer.Subject.CommonName),
 	}, true
 }
 
@@ -92,7 +120,7 @@ func (h *Hub) notIntroduced(id identity.Identity, err error) error {
 // serveMQTT hands a connection to the broker, once its device is taken down if it came
 // before any manifest named it. A quarantined one the broker refuses.
 func (h *Hub) serveMQTT(conn *listener.Conn) func() {
-	if h.config.Admission == admitJustInTime && conn.Peer.Identity.Role == identity.RoleDevice && !h.fleet.Knows(conn.Peer.Identity.ID) {
+	if h.newcomers.welcome() && conn.Peer.Identity.Role == identity.RoleDevice && !h.fleet.Knows(conn.Peer.Identity.ID) {
 		if err := h.introduce(conn); err != nil {
 			h.log.Warn("a device is not taken down", "device", conn.Peer.Identity.ID, "remote", conn.RemoteAddr(), "error", err)
 			refusal, _ := errors.AsType[*mtls.Refusal](h.notIntroduced(conn.Peer.Identity, err))
@@ -109,14 +137,12 @@ func (h *Hub) introduce(conn *listener.Conn) error {
 		return nil
 	}
 	in.Address = conn.RemoteAddr().String()
-	ctx, cancel := context.WithTimeout(context.Background(), introduceWait)
-	defer cancel()
-	select {
-	case h.introducing <- struct{}{}:
-		defer func() { <-h.introducing }()
-	case <-ctx.Done():
+	defer h.newcomers.places.Add(-1)
+	if h.newcomers.places.Add(1) > introducedAtOnce {
 		return errors.New("many devices come for the first time: it comes again")
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), introduceWait)
+	defer cancel()
 	_, err := h.fleet.Introduce(ctx, in)
 	return err
 }

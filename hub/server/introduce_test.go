@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -100,7 +102,7 @@ func TestDevicesOfConfiguredStationsConnectAtOnce(t *testing.T) {
 	if in, _ := connects(h, d, d.ClientConfig()); !in {
 		t.Error("refused at its first connection")
 	}
-	h.Server().Reload()
+	other.Device("pi-9") // its manifest has the hub take the station up
 	if in, _ := connects(h, stranger, stranger.ClientConfig()); in || stateOf(t, h, "pi-2") != registry.StateQuarantined {
 		t.Errorf("another station's: let in: %v, %q", in, stateOf(t, h, "pi-2"))
 	}
@@ -154,6 +156,28 @@ func TestNewcomersComeAtOnce(t *testing.T) {
 	}
 	if n := h.Server().Fleet().Count()[registry.StateQuarantined]; n != 50 {
 		t.Errorf("%d wait", n)
+	}
+}
+
+func TestAdmissionIsReloaded(t *testing.T) {
+	h := hubtest.Start(t)
+	d := h.Fleet.Device("pi-1")
+	path := filepath.Join(h.Dir, server.ConfigFile)
+	text, err := os.ReadFile(path)
+	must(t, err)
+	for _, mode := range []string{"just-in-time", "registered"} {
+		must(t, os.WriteFile(path, []byte(strings.Replace(string(text), "admission: registered", "admission: "+mode, 1)), 0o600))
+		h.Server().Reload()
+		if connects(h, d, d.ClientConfig()); mode == "just-in-time" && stateOf(t, h, "pi-1") != registry.StateQuarantined {
+			t.Errorf("%s: pi-1 is %q", mode, stateOf(t, h, "pi-1"))
+		}
+		d = h.Fleet.Device("pi-2")
+	}
+	if got := stateOf(t, h, "pi-2"); got != "" {
+		t.Errorf("pi-2 is %s", got)
+	}
+	if strings.Contains(h.Log(), "need a restart") {
+		t.Error("the hub says that it needs a restart for that")
 	}
 }
 

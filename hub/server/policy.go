@@ -169,6 +169,15 @@ func (s *policies) revise(ctx context.Context, report *admin.PolicyReload) error
 	return nil
 }
 
+// attributes is broker.Config.Attributes.
+func (h *Hub) attributes(id string) (policy.Attributes, bool) {
+	a, known := h.fleet.Attributes(id)
+	if !known {
+		return policy.Attributes{}, false
+	}
+	return policy.Attributes{Labels: a.Labels, Model: a.Model, Protection: a.Protection, Batch: a.Batch, Station: a.Station}, true
+}
+
 // relabelled is fleet.Config.Changed: what these devices are known by is different now, so
 // they may no longer be allowed what they have subscribed to, connected or away. What each
 // message's delivery depends on is asked then, so an error here costs no secrecy: the

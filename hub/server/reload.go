@@ -114,11 +114,14 @@ func (h *Hub) reloadSettings() error {
 	if err := h.tickets.SetLifetime(config.MQTT.TicketLifetime); err != nil {
 		return err
 	}
+	h.newcomers.set(config)
+	h.reloadProtection(context.Background(), config.KeyProtection)
 	h.mqtt.SetLimits(config.MQTT.MaxConnections, config.MQTT.Limits.listener())
 	h.mqtt.Negotiate(mtls.ServerConfig(mtls.ServerOptions{Profile: mtls.Profile(config.MQTT.TLSProfile)}))
 	former, next := h.filed, config
 	for _, c := range []*Config{&former, &next} {
 		c.Log.Level, c.Sinks = "", nil
+		c.KeyProtection, c.Admission, c.JustInTime = nil, "", JustInTimeConfig{}
 		c.MQTT.TicketLifetime, c.MQTT.MaxConnections, c.MQTT.Limits, c.MQTT.TLSProfile = 0, 0, LimitsConfig{}, ""
 	}
 	if keys := changed(reflect.ValueOf(former), reflect.ValueOf(next), ""); len(keys) > 0 {

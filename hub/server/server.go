@@ -81,7 +81,8 @@ type Hub struct {
 	sinks       *consumer.Sinks
 	settling    chan string // devices that have connected after a renewal
 	tpms        *attestation.Verifier
-	introducing chan struct{} // a place each for devices that are being taken down
+	demands     demands
+	newcomers   newcomers
 	book        *why.Book
 	misuse      *misuse.Watch
 	anomalies   chan misuse.Anomaly // wait for the audit log
@@ -108,7 +109,7 @@ func New(config Config, logTo io.Writer) (*Hub, error) {
 	if err := config.Check(); err != nil {
 		return nil, command.WithCode(command.BadConfig, err)
 	}
-	h := &Hub{config: config, now: config.Now, metrics: newMetrics(), sessions: &session.Table{}, settling: make(chan string, settlingQueue), introducing: make(chan struct{}, introducedAtOnce), failed: make(chan error, 1), stop: func() {}}
+	h := &Hub{config: config, now: config.Now, metrics: newMetrics(), sessions: &session.Table{}, settling: make(chan string, settlingQueue), failed: make(chan error, 1), stop: func() {}}
 	if h.now == nil {
 		h.now = time.Now
 	}
@@ -121,6 +122,8 @@ func New(config Config, logTo io.Writer) (*Hub, error) {
 		return nil, err
 	}
 	h.level.Set(level)
+	h.demands.current.Store(&config.KeyProtection)
+	h.newcomers.set(config)
 	h.log = newLogger(logTo, config.Log.Format, &h.level)
 	h.keys = newKeyring(config, h.now, h.log)
 	h.cas = authority.In(config.Dir, h.keys)
@@ -176,8 +179,8 @@ func (h *Hub) load() error {
 		Store: h.store, Sessions: deviceSessions{h}, TrustDomain: h.config.TrustDomain,
 		Roots:   func() []*x509.Certificate { return h.verifier.Trust().Roots },
 		Issuers: func() []*x509.Certificate { return h.verifier.Trust().Issuers }, BeforeImport: h.refreshTrust,
-		NeedsTPM: h.config.KeyProtection.needsTPM, Quarantine: h.config.JustInTime.Waiting,
-		Sign: h.signReceipt, FourEyesOver: h.config.Operations.FourEyesOver, Changed: h.policies.relabelled,
+		NeedsTPM: h.demands.needsTPM, Quarantine: h.newcomers.waiting,
+		Sign: h.signReceipt, FourEyesOver: h.config.Operations.FourEyesOver, Changed: h.relabelled,
 		Now: h.now, Log: h.log,
 	})
 	if err != nil {
@@ -200,7 +203,7 @@ func (h *Hub) load() error {
 		return err
 	}
 	h.broker, err = broker.New(broker.Config{
-		Devices: h.fleet, Allow: allow, Journal: h.journal, State: state, Sessions: h.sessions, Seen: h.seen, MaxPacketSize: h.config.MQTT.MaxPacketSize,
+		Devices: h.fleet, Allow: allow, Attributes: h.attributes, Journal: h.journal, State: state, Sessions: h.sessions, Seen: h.seen, MaxPacketSize: h.config.MQTT.MaxPacketSize,
 		Quotas: h.config.MQTT.Quotas.broker(), CheckpointAfter: int64(h.config.Journal.CheckpointAfter),
 		OnRefused: observer.OnRefused, Observer: watchman{chronicle{h}}, Now: h.now, Log: h.log,
 	})
@@ -240,6 +243,9 @@ func (h *Hub) load() error {
 		Consumers: h.consumers, Sinks: h.sinks, Policies: &h.policies, Issuers: issuers{h}, Lists: lists{h}, Why: h.why, Anomalies: h.anomaliesOf, Tickets: h.tickets, TicketStats: &h.codec.Stats, Started: h.started, Answers: h.store, Tokens: h.tokens, Now: h.now,
 	}, h.apiTLS())
 	if h.tpms, err = h.newTPMVerifier(); err != nil {
+		return err
+	}
+	if h.api.Handler, err = h.withConsole(h.api.Handler); err != nil {
 		return err
 	}
 	h.api.Handler = withEST(h.newEST(), h.api.Handler)

@@ -267,7 +267,7 @@ func TestEveryReasonHasWords(t *testing.T) {
 	}
 	for _, reason := range []string{
 		protocol.ReasonDisconnected, protocol.ReasonLost, protocol.ReasonKeepAlive, protocol.ReasonTakenOver, protocol.ReasonProtocol, protocol.ReasonSuspended,
-		protocol.ReasonRevoked, protocol.ReasonRetired, protocol.ReasonReplaced, protocol.ReasonExpired, protocol.ReasonUntrusted, protocol.ReasonShutdown, "superseded",
+		protocol.ReasonRevoked, protocol.ReasonRetired, protocol.ReasonReplaced, protocol.ReasonExpired, protocol.ReasonUntrusted, protocol.ReasonKeyProtection, protocol.ReasonShutdown, "superseded",
 	} {
 		if !why.Known(why.Disconnected, reason) {
 			t.Errorf("there are no words for an end for %s", reason)

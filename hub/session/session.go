@@ -97,15 +97,10 @@ func (t *Table) DisconnectAll(ctx context.Context, reason string) (closed int) {
 	return closed
 }
 
-// DisconnectWhere cuts every connection that match picks, as Disconnect does for
-// one identity. Whoever takes away what match looks for does so first: a
-// connection that is tracked later must find out by itself.
-func (t *Table) DisconnectWhere(ctx context.Context, match func(Conn) bool, reason string) (closed int, last time.Time) {
-	return cut(ctx, t.Where(match), reason)
-}
-
 // Where returns the connections that match picks, in no order. match is called
-// under the table's lock: it must be quick and not call the table.
+// under the table's lock: it must be quick and not call the table. Whoever is to
+// cut them takes away first what match looks for: a connection that is tracked
+// later must find out by itself.
 func (t *Table) Where(match func(Conn) bool) []Conn {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -27,6 +27,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -335,8 +336,11 @@ func number(last *big.Int, now time.Time) *big.Int {
 // digest tells entries apart.
 func digest(entries []revocation.Entry) (sum [sha256.Size]byte) {
 	h := sha256.New()
+	var line []byte
 	for _, e := range entries {
-		fmt.Fprintf(h, "%x %d %d\n", e.Serial, e.At.Unix(), e.Reason)
+		line = append(e.Serial.Append(line[:0], 16), ' ')
+		line = append(strconv.AppendInt(line, e.At.Unix(), 10), ' ')
+		h.Write(append(strconv.AppendInt(line, int64(e.Reason), 10), '\n'))
 	}
 	h.Sum(sum[:0])
 	return sum

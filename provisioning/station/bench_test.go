@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 // 10,000 devices, each step durable.
 func BenchmarkBatch(b *testing.B) {
 	const devices = 10_000
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // as the program does
 	s, _ := bench(b)
 	s.authority.Load().maxDevices = math.MaxInt32
 	out := b.TempDir()
