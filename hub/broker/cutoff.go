@@ -45,6 +45,9 @@ func (b *Broker) DisconnectMany(ctx context.Context, ids []string, reason string
 		}
 	}
 	told := cutOff(ctx, all, reason)
+	if len(all) > 0 {
+		b.through(ctx)
+	}
 	// A reader may wait for a disk: a second for all of them, once all are told.
 	readers, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -80,6 +83,22 @@ func (b *Broker) DisconnectMany(ctx context.Context, ids []string, reason string
 	}
 	<-told
 	return result
+}
+
+// through waits, as long as ctx lasts, until every message that was being entered is: of
+// those who were condemned before, none follows. Otherwise one that waits for a stalled
+// disk would be accepted when the receipt has long said that nothing is.
+func (b *Broker) through(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		b.gate.Lock()
+		defer b.gate.Unlock()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 // cutOff condemns all of them at once, and closes their sockets; what it returns is closed

@@ -138,6 +138,9 @@ func (c *client) take12(pk *wire.Publish) error {
 	p := &publication{b: b, message: m, client: c, id: pk.ID}
 	if err := b.accept(b.context, p); err != nil {
 		c.flow.done(m.size)
+		if errors.Is(err, net.ErrClosed) {
+			return err
+		}
 		return c.unaccepted(pk.QoS, pk.ID, err)
 	}
 	return nil
@@ -222,6 +225,12 @@ func (b *Broker) accept(ctx context.Context, p *publication) error {
 	}
 	b.gate.RLock()
 	defer b.gate.RUnlock()
+	// However long the disk kept it waiting: who was cut off meanwhile is not heard any
+	// more. A cut-off waits for those who are past this; see Broker.through.
+	if p.client != nil && p.client.cut.Load() {
+		b.ingest.Release(m.size)
+		return net.ErrClosed
+	}
 	p.matches = b.index.Match(m.Topic)
 	b.enlist(p)
 	if p.client != nil && m.QoS == 2 {

@@ -30,7 +30,7 @@ func (c *client) subscribe(pk *wire.Subscribe) error {
 		c.charge(len(names[i]))
 	}
 	s.mu.Lock()
-	if s.client != c || s.gone {
+	if s.client != c || s.gone || c.cut.Load() {
 		s.mu.Unlock()
 		b.ingest.MarkStale() // of what was added nothing is in the journal
 		return errEnd
@@ -68,7 +68,7 @@ func (b *Broker) addSubscriptions(c *client, pk *wire.Subscribe, codes []wire.Co
 	s := c.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.client != c || s.gone {
+	if s.client != c || s.gone || c.cut.Load() {
 		return nil, nil, false
 	}
 	room := b.config.Quotas.Subscriptions - len(s.subs)
@@ -134,7 +134,7 @@ func (c *client) unsubscribe(pk *wire.Unsubscribe) error {
 	b, s := c.b, c.session
 	ack := &wire.Suback{Kind: wire.TypeUnsuback, ID: pk.ID, Codes: make([]wire.Code, len(pk.Filters))}
 	s.mu.Lock()
-	if s.client != c {
+	if s.client != c || c.cut.Load() {
 		s.mu.Unlock()
 		return errEnd
 	}

@@ -49,6 +49,7 @@ type Conn struct {
 	writeTimeout, closeTimeout time.Duration
 	flushers                   sync.WaitGroup // the flush goroutine, if any
 	writeBy                    time.Time      // the socket's write deadline, at least; whoever sends
+	shakenAt                   int64          // octets written when the handshake was over
 	done                       chan struct{}  // closed by finish
 	finished                   sync.Once
 
@@ -170,11 +171,13 @@ func (c *Conn) Write(p []byte) (int, error) {
 		return 0, ErrSlowPeer
 	}
 	*c.pending = append(*c.pending, p...)
-	if !c.greeted && !c.flushing && len(p) <= greeting {
+	first := !c.greeted
+	c.greeted = true
+	if first && !c.flushing && len(p) <= greeting && c.raw.down.Load() == c.shakenAt {
 		// The handler's answer to its peer's first packet. The socket's buffer holds
-		// nothing but a handshake by now, so so little can't block, and a goroutine
-		// less is woken in each connect.
-		c.greeted, c.flushing = true, true
+		// nothing but a handshake by now (no answers to key updates either), so so little
+		// can't block, and a goroutine less is woken in each connect.
+		c.flushing = true
 		c.mu.Unlock()
 		c.flush()
 		c.mu.Lock()

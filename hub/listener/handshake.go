@@ -82,6 +82,7 @@ func (l *Listener) shake(c *Conn, accepted time.Time) (err error) {
 	if !c.Peer.Resumed && c.Peer.Issuer != nil {
 		l.charge(c, time.Now())
 	}
+	c.shakenAt = c.raw.down.Load()
 	c.shaken.Store(true) // each write has a deadline of its own from now on
 	return c.await(time.Now().Add(l.config.ConnectTimeout), deadline)
 }
