@@ -232,7 +232,7 @@ func (r rotation) write(w io.Writer, dir string) error {
 key SHA-256  %[3]s (to be compared at the root)
 
 Next, where the root is, and then here:
-  hub root sign --dir STICK --kind operational --csr %[4]s --out %[1]s.crt
+  hub root sign --dir STICK --kind operational --csr %[4]s --key-sha256 %[3]s --out %[1]s.crt
   hub ca install --dir %[5]s %[1]s.crt
 `, r.Name, r.Request, r.KeyHash, filepath.Base(r.Request), dir)
 		return err

@@ -153,7 +153,7 @@ func TestHubOfARootOnAStick(t *testing.T) {
 	}
 	refused(t, dir, "service issue backend --out "+in("backend"), command.Failure, "no issuing CA yet")
 	request := filepath.Join(dir, "ca", "next.csr")
-	onStick("root sign --kind operational --csr " + request + " --out " + in("hub.crt"))
+	onStick("root sign --kind operational --csr " + request + " --key-sha256 " + hashOf(t, request) + " --out " + in("hub.crt"))
 	refused(t, dir, "station accept "+in("hub.crt"), command.Failure, "factory is required")
 	mustHub(t, dir, "ca install "+in("hub.crt"))
 	mustHub(t, dir, "ca install "+in("hub.crt")) // once more is as good as once
@@ -168,11 +168,11 @@ func TestHubOfARootOnAStick(t *testing.T) {
 
 	// A station, likewise.
 	station := filepath.Join(work, "bench-1.csr")
-	writeCSR(t, station, "bench-1")
+	key := writeCSR(t, station, "bench-1")
 	refused(t, stick, "root sign --kind factory --max-devices 0 --csr "+station+" --out "+in("bench-1.crt"), command.Usage, "max-devices")
 	refused(t, stick, "root sign --kind operational --max-devices 5 --csr "+station+" --out "+in("bench-1.crt"), command.Usage, "max-devices")
 	refused(t, stick, "root sign --kind sub --csr "+station+" --out "+in("bench-1.crt"), command.Usage, "--kind")
-	onStick("root sign --kind factory --max-devices 12 --valid 30d --csr " + station + " --out " + in("bench-1.crt"))
+	onStick("root sign --kind factory --max-devices 12 --valid 30d --csr " + station + " --key-sha256 " + key[:16] + " --out " + in("bench-1.crt"))
 	refused(t, stick, "root sign --kind factory --csr "+station+" --out "+in("bench-1.crt"), command.Failure, "not overwritten")
 	handed, err := pemfile.ReadCertificates(in("bench-1.crt"))
 	if err != nil || len(handed) != 3 || handed[2].Subject.CommonName != "hub" {
@@ -198,7 +198,7 @@ func TestHubOfARootOnAStick(t *testing.T) {
 	if !regexp.MustCompile(`request of hub-2 in .*next\.csr`).MatchString(out) {
 		t.Errorf("it says\n%s", out)
 	}
-	onStick("root sign --kind operational --csr " + request + " --out " + in("hub-2.crt"))
+	onStick("root sign --kind operational --csr " + request + " --key-sha256 " + hashOf(t, request) + " --out " + in("hub-2.crt"))
 	mustHub(t, dir, "ca install "+in("hub-2.crt"))
 	mustHub(t, dir, "ca rotate --root "+stick)
 	if out := mustHub(t, dir, "ca list"); !regexp.MustCompile(`(?m)^hub-3 +issuing(.|\n)*^hub(-2)? +former(.|\n)*^hub(-2)? +former`).MatchString(out) {
@@ -219,9 +219,9 @@ func TestInitAtARootOfAnotherNameIsRefused(t *testing.T) {
 	refused(t, dir, "init --trust-domain other.example --root "+root, command.Usage, "is of fleet.example")
 	refused(t, dir, "init --root "+root+".missing", command.NotFound, "hub root init")
 	station := filepath.Join(t.TempDir(), "s.csr")
-	writeCSR(t, station, "bench-1")
+	key := writeCSR(t, station, "bench-1")
 	factory := filepath.Join(t.TempDir(), "s.crt")
-	mustHub(t, stick, "root sign --kind factory --csr "+station+" --out "+factory)
+	mustHub(t, stick, "root sign --kind factory --csr "+station+" --key-sha256 "+key+" --out "+factory)
 	refused(t, dir, "init --root "+factory, command.Failure, "a root is required")
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("a refused init left a folder")
@@ -234,7 +234,8 @@ func TestInterruptedFirstInstallIsCompleted(t *testing.T) {
 	stick, dir, crt := filepath.Join(work, "stick"), filepath.Join(work, "hub"), filepath.Join(work, "hub.crt")
 	mustHub(t, stick, "root init --trust-domain fleet.example --key file")
 	mustHub(t, dir, "init --root "+filepath.Join(stick, "root.crt"))
-	mustHub(t, stick, "root sign --kind operational --csr "+filepath.Join(dir, "ca", "next.csr")+" --out "+crt)
+	request := filepath.Join(dir, "ca", "next.csr")
+	mustHub(t, stick, "root sign --kind operational --csr "+request+" --key-sha256 "+hashOf(t, request)+" --out "+crt)
 	cert, err := pemfile.ReadCertificates(crt)
 	if err != nil {
 		t.Fatal(err)

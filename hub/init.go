@@ -346,7 +346,7 @@ root SHA-256  %[4]s (is it what hub root init printed?)
 key SHA-256   %[5]s (of the request: to be compared at the root)
 
 Next, where the root is, and then here:
-  hub root sign --dir STICK --kind operational --csr %[6]s --out hub.crt
+  hub root sign --dir STICK --kind operational --csr %[6]s --key-sha256 %[5]s --out hub.crt
   hub ca install --dir %[1]s hub.crt
 `, r.Dir, r.TrustDomain, r.Hostnames, r.Fingerprints["root"], r.KeyHash, filepath.Base(r.Request))
 		return errors.Join(err, r.credential(w))
@@ -358,7 +358,7 @@ Next, where the root is, and then here:
 	_, err := fmt.Fprintf(w, `
 Next:
   hub serve --dir %[1]s
-  hub station authorize --dir %[1]s --csr station.csr --out station-authority.pem
+  hub station authorize --dir %[1]s --csr station.csr --key-sha256 HEX --out station-authority.pem
 The key in %[2]s signs stations' authorities and the hub's issuing CAs,
 and nothing else: once they are signed, move that folder to a safe.
 `, r.Dir, filepath.Join(r.Dir, "root"))

@@ -38,7 +38,7 @@ func TestWrongInputIsNamedAndHasItsExitCode(t *testing.T) {
 		{"audit list --last -1", command.Usage, "--last: -1 is less than 0"},
 		{"device revoke pi-1 --reason keyCompromise --confirm --receipt " + filepath.Join(dir, "nowhere", "x"), command.NotFound, "there is no folder " + filepath.Join(dir, "nowhere") + ": nothing was done"},
 		{"device suspend pi-1 --receipt " + dir, command.Failure, "is never overwritten: nothing was done"},
-		{"proposal approve x --count 1 --receipt " + dir, command.Failure, "nothing was done"},
+		{"proposal approve x --count 1 --digest 0123456789abcdef --receipt " + dir, command.Failure, "nothing was done"},
 		{"crl import " + filepath.Join(dir, "empty"), command.Usage, filepath.Join(dir, "empty") + ": "},
 		{"device list --hub https://" + h.MetricsAddr(), command.Unreachable, "doesn't speak TLS: is it another port than the hub's for HTTPS"},
 		{"device list --hub https://" + h.MQTTAddr(), command.Denied, "its log says why, and whether that is its HTTPS port"},

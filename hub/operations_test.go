@@ -192,13 +192,15 @@ func TestSecondOperatorOnTheCommandLine(t *testing.T) {
 	if answer.Proposal == nil {
 		t.Fatalf("answer = %+v", answer)
 	}
-	id := answer.Proposal.ID
-	says(t, h, "proposal list", `^`+id+` +revoke +2 +id=pi-\* +admin `)
-	refuses(t, h, command.Denied, "second operator", "proposal approve "+id+" --count 2")
-	refuses(t, h, command.Denied, "takes the role operator", "proposal approve "+id+" --count 2"+vic)
+	id, digest := answer.Proposal.ID, " --digest "+answer.Proposal.Tag
+	says(t, h, "proposal list", `^`+id+` +revoke +2 +id=pi-\* +admin +keyCompromise .* `+answer.Proposal.Tag+`$`)
+	refuses(t, h, 1, "digest", "proposal approve "+id+" --count 2"+ben)
+	refuses(t, h, 1, "not the proposal that was reviewed", "proposal approve "+id+" --count 2 --digest 0123456789abcdef"+ben)
+	refuses(t, h, command.Denied, "second operator", "proposal approve "+id+" --count 2"+digest)
+	refuses(t, h, command.Denied, "takes the role operator", "proposal approve "+id+" --count 2"+digest+vic)
 	says(t, h, "proposal list"+vic, `^`+id)
-	refuses(t, h, 1, "not 1", "proposal approve "+id+" --count 1"+ben)
-	says(t, h, "proposal approve "+id+" --count 2"+ben, `^2 devices revoked`, `^  by +admin, approved by ben$`)
+	refuses(t, h, 1, "not 1", "proposal approve "+id+" --count 1"+digest+ben)
+	says(t, h, "proposal approve "+id+" --count 2"+digest+ben, `^2 devices revoked`, `^  by +admin, approved by ben$`)
 	refuses(t, h, command.NotFound, "no such proposal", "proposal withdraw "+id)
 	h.Device("cam-1")
 	h.Device("cam-2")
@@ -219,7 +221,7 @@ func TestIssuerIsRevokedOnTheCommandLine(t *testing.T) {
 	if d := prints[admin.Device](t, h, "device show pi-1"); d.State != registry.StateRegistered {
 		t.Errorf("pi-1 is %s", d.State)
 	}
-	refuses(t, h, command.NotFound, "bench-2", "issuer revoke bench-2")
+	refuses(t, h, command.NotFound, "hub device revoke --select issuer=KEY", "issuer revoke bench-2")
 	refuses(t, h, 1, "can't do without", "issuer revoke hub --confirm")
 	// A device of an issuer that was removed, not revoked, has no usable certificate either.
 	says(t, h, "issuer remove bench-1 --confirm", `no longer trusted`)
@@ -227,4 +229,8 @@ func TestIssuerIsRevokedOnTheCommandLine(t *testing.T) {
 	if r := prints[[]fleet.Receipt](t, h, "receipt list"); len(r) != 1 || r[0].Reason != "cACompromise" {
 		t.Errorf("receipts = %+v", r)
 	}
+	// So a revocation that a kill has cut short after the removal is gone on with by the issuer's key.
+	h.Restart()
+	key := prints[admin.Device](t, h, "device show pi-1").Certificates[0].Issuer
+	says(t, h, "device revoke --select issuer="+key+" --reason cACompromise --confirm --count 1", `^1 device revoked \(cACompromise\)$`)
 }

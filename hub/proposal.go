@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -32,9 +33,9 @@ func newProposalList(output *command.Output) *cobra.Command {
 				}
 				return output.Print(c.OutOrStdout(), proposals, func(w io.Writer) error {
 					t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-					fmt.Fprintln(t, "PROPOSAL\tVERB\tDEVICES\tPICKED BY\tBY\tUNTIL")
+					fmt.Fprintln(t, "PROPOSAL\tVERB\tDEVICES\tPICKED BY\tBY\tWHY\tUNTIL\tDIGEST")
 					for _, p := range proposals {
-						fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\n", p.ID, p.Order.Verb, p.Count, p.Order.Select, operatorName(p.Actor), when(p.Expires))
+						fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", p.ID, p.Order.Verb, p.Count, p.Order.Select, operatorName(p.Actor), whyOf(p.Order), when(p.Expires), p.Tag)
 					}
 					return t.Flush()
 				})
@@ -48,16 +49,20 @@ func newProposalList(output *command.Output) *cobra.Command {
 func newProposalApprove(output *command.Output) *cobra.Command {
 	var r remote
 	var o confirmation
+	var digest string
 	c := &cobra.Command{
-		Use:   "approve PROPOSAL --count N",
+		Use:   "approve PROPOSAL --count N --digest DIGEST",
 		Short: "Carry out another operator's proposal",
 		Long: `Carries out an order that another operator gave. Look at whom it is for first: hub
-device list --select with its selector. It is refused if the selector picks others by
-now than when it was proposed.`,
+proposal list, and hub device list --select with the proposal's selector. The digest is
+the one in that list: it stands for the verb, the selector, the reason, the devices and
+who gave the order, so nobody can put another order in the place of the one that you
+looked at. It is also refused if the selector picks others by now than when it was
+proposed.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return r.do(func(client *admin.Client) error {
-				receipt, err := client.Approve(c.Context(), args[0], o.count)
+				receipt, err := client.Approve(c.Context(), args[0], digest, o.count)
 				if err != nil {
 					return err
 				}
@@ -67,7 +72,9 @@ now than when it was proposed.`,
 	}
 	remoteFlags(c, &r)
 	c.Flags().IntVar(&o.count, "count", 0, "how many devices the order is for, typed again")
+	c.Flags().StringVar(&digest, "digest", "", "the proposal's `digest`, as hub proposal list showed it")
 	c.MarkFlagRequired("count")
+	c.MarkFlagRequired("digest")
 	receiptFlag(c, &o.receipt)
 	return c
 }
@@ -97,8 +104,17 @@ func newProposalWithdraw(output *command.Output) *cobra.Command {
 	return c
 }
 
+// whyOf is the reason and the note of an order, of which the first is a revocation's only.
+func whyOf(o fleet.Order) string {
+	reason := ""
+	if o.Verb == fleet.VerbRevoke {
+		reason = o.Reason.String()
+	}
+	return strings.Trim(reason+": "+o.Note, ": ")
+}
+
 func writeProposal(w io.Writer, p fleet.Proposal) error {
-	_, err := fmt.Fprintf(w, "%s would be %s: a second operator must approve it by %s, with\n  hub proposal approve %s --count %d\nnothing was changed yet\n",
+	_, err := fmt.Fprintf(w, "%s would be %s: a second operator must approve it by %s, with\n  hub proposal approve %s --count %d --digest DIGEST\nand the digest that hub proposal list shows; nothing was changed yet\n",
 		countOf(p.Count, "device"), p.Order.Verb.Past(), when(p.Expires), p.ID, p.Count)
 	return err
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/fleethub/fleethub/certs/command"
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/issuance"
+	"github.com/fleethub/fleethub/certs/pemfile"
 	"github.com/fleethub/fleethub/hub/authority"
 )
 
@@ -59,7 +60,7 @@ encrypted with a passphrase if there is somebody to give one, at the terminal or
 systemd credential root.key.passphrase.`,
 		Example: `  hub root init --dir /media/stick --trust-domain fleet.example
   hub init --dir /var/lib/fleethub --root /media/stick/root.crt
-  hub root sign --dir /media/stick --kind operational --csr next.csr --out hub.crt
+  hub root sign --dir /media/stick --kind operational --csr next.csr --key-sha256 HEX --out hub.crt
   hub ca install --dir /var/lib/fleethub hub.crt`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -103,8 +104,18 @@ systemd credential root.key.passphrase.`,
 	return c
 }
 
-// requireNoRoot refuses a folder that has a root, or is a hub's.
+// requireNoRoot refuses a folder that has a root, or is a hub's, or has a root that waits to
+// be moved there: a run that was killed leaves that, but so does whoever wants the fleet to
+// trust a root of theirs.
 func requireNoRoot(dir string) error {
+	partial := filepath.Join(dir, ".partial") // pemfile.Stage's
+	if _, err := os.Lstat(filepath.Join(partial, ".complete")); err == nil {
+		found := "what it holds is no root's certificate"
+		if certs, err := pemfile.ReadCertificates(filepath.Join(partial, "root.crt")); err == nil {
+			found = fmt.Sprintf("it holds the root %.80q, SHA-256 %s", certs[0].Subject.CommonName, identity.Fingerprint(certs[0]))
+		}
+		return fmt.Errorf("%s is of a run that was interrupted, or was put there by somebody (%s): remove it by hand, then run this again", partial, found)
+	}
 	for _, name := range []string{"root.key", "root.crt", "hub.yaml"} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
 			return fmt.Errorf("%s has a %s already, which is never overwritten: name another folder with --dir", dir, name)
@@ -151,12 +162,12 @@ func requireVacant(out string) error {
 
 // rootRecord is one line of hub root list.
 type rootRecord struct {
-	Time        time.Time `json:"time"`
 	Kind        string    `json:"kind"`
 	Name        string    `json:"name"`
 	Serial      string    `json:"serial"`
 	Fingerprint string    `json:"fingerprint"`
 	KeyHash     string    `json:"key_sha256"`
+	NotBefore   time.Time `json:"not_before"` // the record's own time isn't signed: anyone may have written it
 	NotAfter    time.Time `json:"not_after"`
 	MaxDevices  int       `json:"max_devices,omitempty"`
 }
@@ -165,6 +176,7 @@ type rootRecord struct {
 type rootList struct {
 	TrustDomain string       `json:"trust_domain"`
 	Fingerprint string       `json:"fingerprint"`
+	Record      bool         `json:"record"` // whether there is one
 	Signed      []rootRecord `json:"signed"`
 }
 
@@ -182,41 +194,49 @@ func newRootList(output *command.Output) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			record, err := authority.HasJournal(dir)
+			if err != nil {
+				return err
+			}
 			signed, damaged := authority.Signed(dir, root)
-			list := rootList{TrustDomain: root.Subject.CommonName, Fingerprint: identity.Fingerprint(root), Signed: []rootRecord{}}
+			list := rootList{Record: record, TrustDomain: root.Subject.CommonName, Fingerprint: identity.Fingerprint(root), Signed: []rootRecord{}}
 			for _, s := range signed {
 				kind, err := identity.KindOf(s.Certificate)
 				if err != nil {
 					continue // damaged says so
 				}
-				r := rootRecord{Time: s.Time, Kind: kindWord(kind), Name: s.Certificate.Subject.CommonName, Serial: identity.SerialString(s.Certificate.SerialNumber),
+				r := rootRecord{NotBefore: s.Certificate.NotBefore, Kind: kindWord(kind), Name: s.Certificate.Subject.CommonName, Serial: identity.SerialString(s.Certificate.SerialNumber),
 					Fingerprint: identity.Fingerprint(s.Certificate), KeyHash: identity.KeyFingerprint(s.Certificate.RawSubjectPublicKeyInfo), NotAfter: s.Certificate.NotAfter}
 				if kind == identity.KindFactory {
 					r.MaxDevices, _ = issuance.DeviceBudget(s.Certificate) // 0 if it can't be read: it may make none
 				}
 				list.Signed = append(list.Signed, r)
 			}
-			return errors.Join(output.Print(c.OutOrStdout(), list, func(w io.Writer) error { return list.write(w) }), damaged)
+			return errors.Join(output.Print(c.OutOrStdout(), list, func(w io.Writer) error { return list.write(w, dir) }), damaged)
 		},
 	}
 	rootDirFlag(c, &dir)
 	return c
 }
 
-func (l rootList) write(w io.Writer) error {
+func (l rootList) write(w io.Writer, dir string) error {
 	fmt.Fprintf(w, "root of %s, SHA-256 %s\n", l.TrustDomain, l.Fingerprint)
+	if !l.Record {
+		_, err := fmt.Fprintf(w, "there is no record %s: either it has signed nothing yet, or the record was lost or removed\n", filepath.Join(dir, authority.JournalFile))
+		return err
+	}
 	if len(l.Signed) == 0 {
-		_, err := fmt.Fprintln(w, "it has signed nothing yet")
+		_, err := fmt.Fprintln(w, "its record is empty")
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "SIGNED\tKIND\tNAME\tISSUES UNTIL\tDEVICES\tSERIAL")
+	fmt.Fprintln(t, "VALID FROM\tKIND\tNAME\tISSUES UNTIL\tDEVICES\tSERIAL")
 	for _, r := range l.Signed {
 		devices := "-"
 		if r.MaxDevices > 0 {
 			devices = fmt.Sprint(r.MaxDevices)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Time.UTC().Format(time.RFC3339), r.Kind, r.Name, r.NotAfter.Format(time.DateOnly), devices, r.Serial)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", r.NotBefore.UTC().Format(time.RFC3339), r.Kind, r.Name, r.NotAfter.Format(time.DateOnly), devices, r.Serial)
 	}
 	return t.Flush()
 }

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"crypto/x509"
 	"fmt"
 	"io"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/fleethub/fleethub/certs/cakey"
 	"github.com/fleethub/fleethub/certs/command"
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/issuance"
@@ -49,22 +52,31 @@ type rootSigned struct {
 	NotAfter    time.Time `json:"not_after"`
 	MaxDevices  int       `json:"max_devices,omitempty"`
 	Out         string    `json:"out"`
+
+	Root     string   `json:"root_fingerprint"`
+	Plain    bool     `json:"root_key_plain"`    // whoever reads its file has the fleet
+	Recorded int      `json:"recorded"`          // certificates on the root's record before this one
+	Handed   []string `json:"hub_cas,omitempty"` // names of the hub's CAs in the file, the newest first
 }
 
 func newRootSign(output *command.Output) *cobra.Command {
-	var dir, csrFile, kindName, out, name string
+	var dir, csrFile, kindName, out, name, digits string
+	var without []string
 	var valid command.Duration
 	var maxDevices int
 	c := &cobra.Command{
-		Use:   "sign --dir STICK --csr FILE --kind factory|operational --out FILE",
+		Use:   "sign --dir STICK --csr FILE --kind factory|operational --key-sha256 HEX --out FILE",
 		Short: "Sign an issuing CA: a station's (factory), or a hub's (operational)",
 		Long: `Signs an issuing CA from its request, with the limits that hub station authorize has:
 what it may issue, in which trust domain, how long, and for how many devices. Of the
-request the key is believed, and the name unless --name says another. Compare the key's
-SHA-256 with what was printed where the request was made.
+request the key is believed, and the name unless --name says another. Whoever can write to
+the stick can put another key into it, so --key-sha256 must say what was printed where the
+request was made (provisioning init, hub init, hub ca rotate); without it, the person at the
+terminal is asked, and where there is none, nothing is signed.
 
 FILE gets the certificate, the root and, for a station, the hub's issuing CAs that are on
-this root's record. A station takes it with provisioning accept, its hub with hub station
+this root's record and not named by --without: name those that the hub has removed since (hub
+issuer remove), which the root can't know. A station takes it with provisioning accept, its hub with hub station
 accept, and a hub with hub ca install.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -80,6 +92,9 @@ accept, and a hub with hub ca install.`,
 			} else if c.Flags().Changed("max-devices") {
 				return command.Errorf(command.Usage, "--max-devices is for --kind factory: a hub's issuing CA has no device budget")
 			}
+			if kind != identity.KindFactory && len(without) > 0 {
+				return command.Errorf(command.Usage, "--without is for --kind factory: a hub's issuing CA is handed alone")
+			}
 			if err := requireVacant(out); err != nil {
 				return err
 			}
@@ -87,26 +102,41 @@ accept, and a hub with hub ca install.`,
 			if err != nil {
 				return err
 			}
+			if err := confirmKey(c, csrFile, csr, kind, cmp.Or(name, csr.Subject.CommonName), digits); err != nil {
+				return err
+			}
 			root, err := openRoot(c, dir, "bring its folder and name it with --dir")
 			if err != nil {
 				return err
+			}
+			kept, err := cakey.KindOf(authority.RootKeyFile(dir))
+			if err != nil {
+				return err
+			}
+			record, unreadable, err := authority.Journal(dir)
+			if err != nil {
+				return err
+			}
+			bundle := []*x509.Certificate{root.Certificate()}
+			if kind == identity.KindFactory {
+				if bundle, err = root.Bundle(time.Now(), without...); err != nil {
+					return err
+				}
 			}
 			cert, err := root.Sign(csr, authority.Authority{Kind: kind, Name: name, Valid: time.Duration(valid), MaxDevices: budget})
 			if err != nil {
 				return fmt.Errorf("%s: %w", csrFile, err)
 			}
-			bundle := []*x509.Certificate{root.Certificate()}
-			if kind == identity.KindFactory {
-				if bundle, err = root.Bundle(time.Now()); err != nil {
-					return err
-				}
-			}
 			if err := pemfile.WriteCertificates(out, append([]*x509.Certificate{cert}, bundle...)...); err != nil {
 				return err
 			}
 			r := rootSigned{Kind: kindWord(kind), Name: cert.Subject.CommonName, KeyHash: identity.KeyFingerprint(cert.RawSubjectPublicKeyInfo),
-				Serial: identity.SerialString(cert.SerialNumber), Fingerprint: identity.Fingerprint(cert), NotAfter: cert.NotAfter, MaxDevices: budget, Out: out}
-			return output.Print(c.OutOrStdout(), r, func(w io.Writer) error { return r.write(w, root.TrustDomain(), len(bundle)-1) })
+				Serial: identity.SerialString(cert.SerialNumber), Fingerprint: identity.Fingerprint(cert), NotAfter: cert.NotAfter, MaxDevices: budget, Out: out,
+				Root: identity.Fingerprint(root.Certificate()), Plain: kept == cakey.File, Recorded: len(record) + unreadable}
+			for _, hub := range bundle[1:] {
+				r.Handed = append(r.Handed, hub.Subject.CommonName)
+			}
+			return output.Print(c.OutOrStdout(), r, func(w io.Writer) error { return r.write(w, root.TrustDomain()) })
 		},
 	}
 	rootDirFlag(c, &dir)
@@ -119,20 +149,31 @@ accept, and a hub with hub ca install.`,
 	c.Flags().Var(&valid, "valid", "how long it may issue (default 90d for factory, 5y for operational)")
 	c.Flags().Lookup("valid").DefValue = "" // the text says it
 	budgetFlag(c, &maxDevices)
+	expectKeyFlag(c, &digits)
+	c.Flags().StringSliceVar(&without, "without", nil, "`name` of a hub's issuing CA that stations are not to be given, though it is on record; may repeat")
 	return c
 }
 
-func (r rootSigned) write(w io.Writer, trustDomain string, hubs int) error {
+func (r rootSigned) write(w io.Writer, trustDomain string) error {
 	fmt.Fprintf(w, "%s issuing CA %s of %s signed, good until %s\n", r.Kind, r.Name, trustDomain, r.NotAfter.Format(time.RFC3339))
 	if r.MaxDevices > 0 {
 		fmt.Fprintf(w, "devices              at most %d\n", r.MaxDevices)
 	}
-	fmt.Fprintf(w, "key SHA-256          %s (is it what was printed with the request?)\ncertificate SHA-256  %s\n\n", r.KeyHash, r.Fingerprint)
+	kept := "is protected"
+	if r.Plain {
+		kept = "is in a plain file: whoever reads it has the fleet (`hub root encrypt`)"
+	}
+	fmt.Fprintf(w, "key SHA-256          %s\ncertificate SHA-256  %s\nroot SHA-256         %s (is it what `hub root init` printed?)\nroot's key           %s\nroot's record        had %d lines before this one\n",
+		r.KeyHash, r.Fingerprint, r.Root, kept, r.Recorded)
+	if len(r.Handed) > 0 {
+		fmt.Fprintf(w, "hub CAs handed on    %s (is each still trusted? else sign anew with --without NAME)\n", strings.Join(r.Handed, ", "))
+	}
+	fmt.Fprintln(w)
 	if r.Kind == operationalWord {
 		_, err := fmt.Fprintf(w, "Next, at the hub:\n  hub ca install --dir HUB %s\n", r.Out)
 		return err
 	}
-	if hubs == 0 {
+	if len(r.Handed) == 0 {
 		fmt.Fprintln(w, "This root has signed no hub's issuing CA that is good: devices of this station trust the root alone.")
 	}
 	_, err := fmt.Fprintf(w, "Next, at the station and at the hub:\n  provisioning accept --dir S %[1]s\n  hub station accept --dir HUB %[1]s\n", r.Out)

@@ -21,6 +21,7 @@ import (
 
 type authorizeOptions struct {
 	dir, root, csr, out string
+	digits              string // of the key's SHA-256
 	valid               command.Duration
 	maxDevices          int
 }
@@ -36,8 +37,10 @@ it) with the fleet's root key, and makes the hub know it. The station may issue 
 certificates, and nothing else, until the authority ends; the devices' certificates
 live longer. It is written into the authority for how many devices it is: the station
 keeps to it, and the hub takes no manifest that goes beyond. Devices count over all
-renewals of an authority, new certificates for them don't. Before you hand the authority
-out, compare the key's fingerprint with what provisioning init printed at the station.`,
+renewals of an authority, new certificates for them don't. Whoever can write to the request
+on its way can put another key into it: give what provisioning init printed at the station
+as --key-sha256, and nothing is signed for another. Without it, compare the key's SHA-256
+that is printed before the authority goes to the station; hub issuer remove takes it back.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return runAuthorize(c, output, o) },
 	}
@@ -47,6 +50,7 @@ out, compare the key's fingerprint with what provisioning init printed at the st
 	outFlag(authorize, &o.out, "`file` for the authority, to carry back to the station; never overwritten")
 	authorize.Flags().Var(&o.valid, "valid", "how long the station may issue")
 	budgetFlag(authorize, &o.maxDevices)
+	expectKeyFlag(authorize, &o.digits)
 	authorize.Flags().StringVar(&o.root, "root", "", "`folder` of the root's key and certificate, if moved away (default DIR/root)")
 	group.AddCommand(authorize, newStationAccept(output))
 	return group
@@ -94,6 +98,11 @@ func runAuthorize(c *cobra.Command, output *command.Output, o authorizeOptions) 
 	if err := authority.Admissible(o.dir, name, csr.RawSubjectPublicKeyInfo); err != nil {
 		return err
 	}
+	if c.Flags().Changed(keyHashFlag) {
+		if err := confirmKey(c, o.csr, csr, identity.KindFactory, name, o.digits); err != nil {
+			return err
+		}
+	}
 	// On record first, known to the hub second, to the station last: a kill in between
 	// leaves a signed authority that nobody holds.
 	cert, err := root.Sign(csr, authority.Authority{Kind: identity.KindFactory, Valid: time.Duration(o.valid), MaxDevices: o.maxDevices})
@@ -112,7 +121,7 @@ func runAuthorize(c *cobra.Command, output *command.Output, o authorizeOptions) 
 	}
 	r := newAuthorized(cert, o.maxDevices, o.out)
 	return output.Print(c.OutOrStdout(), r, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "station %s may issue devices of %s until %s, at most %d\nkey SHA-256          %s (is it what the station printed?)\ncertificate SHA-256  %s\n\nNext, at the station:\n  provisioning accept --dir S %s\n",
+		_, err := fmt.Fprintf(w, "station %s may issue devices of %s until %s, at most %d\nkey SHA-256          %s\ncertificate SHA-256  %s\n\nNext, at the station:\n  provisioning accept --dir S %s\n",
 			name, root.TrustDomain(), r.NotAfter.Format(time.RFC3339), r.MaxDevices, r.KeyHash, r.Fingerprint, o.out)
 		return err
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/fleethub/fleethub/certs/issuance"
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/certs/pemfile"
+	"github.com/fleethub/fleethub/hub/authority"
 )
 
 // inHub runs the command line on the folder of a hub that doesn't run.
@@ -39,7 +40,7 @@ func initHub(t *testing.T) (dir string) {
 }
 
 // writeCSR writes a request for a key of its own.
-func writeCSR(t *testing.T, file, name string) {
+func writeCSR(t *testing.T, file, name string) (keyHash string) {
 	t.Helper()
 	key, err := issuance.NewKey()
 	if err != nil {
@@ -52,6 +53,17 @@ func writeCSR(t *testing.T, file, name string) {
 	if err := pemfile.WriteCSR(file, csr); err != nil {
 		t.Fatal(err)
 	}
+	return hashOf(t, file)
+}
+
+// hashOf returns the SHA-256 of the key in a request.
+func hashOf(t *testing.T, file string) string {
+	t.Helper()
+	csr, err := authority.ReadCSR(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return identity.KeyFingerprint(csr.RawSubjectPublicKeyInfo)
 }
 
 func TestStationAuthorizeWritesTheDeviceBudget(t *testing.T) {
@@ -69,8 +81,8 @@ func TestStationAuthorizeWritesTheDeviceBudget(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			file, out := filepath.Join(t.TempDir(), "station.csr"), filepath.Join(t.TempDir(), "authority.pem")
-			writeCSR(t, file, "bench-"+strconv.Itoa(tt.want))
-			text, err := inHub(t, dir, append([]string{"station", "authorize", "--csr", file, "--out", out, "--output", "json"}, tt.args...)...)
+			key := writeCSR(t, file, "bench-"+strconv.Itoa(tt.want))
+			text, err := inHub(t, dir, append([]string{"station", "authorize", "--csr", file, "--key-sha256", key, "--out", out, "--output", "json"}, tt.args...)...)
 			if tt.want == 0 {
 				if command.Code(err) != command.Usage {
 					t.Errorf("exit code %d (%v), want %d", command.Code(err), err, command.Usage)

@@ -17,7 +17,7 @@ func initCommand(output *command.Output) *cobra.Command {
 		Use:   "init --dir S --name NAME",
 		Short: "Make a station: its key, ledger and the CSR for its authority",
 		Example: `  provisioning init --dir /var/lib/fleethub/station --name bench-1
-  hub station authorize --dir HUB --csr /var/lib/fleethub/station/station.csr --out bench-1.crt`,
+  hub station authorize --dir HUB --csr /var/lib/fleethub/station/station.csr --key-sha256 HEX --out bench-1.crt`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			newKey, err := keyMaker(c, dir, kept)
@@ -29,8 +29,8 @@ func initCommand(output *command.Output) *cobra.Command {
 				return coded(err)
 			}
 			return output.Print(c.OutOrStdout(), made, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "station %s made in %s\n  key      %s (never leaves this machine)\n  SHA-256  %s (of the public key: to be compared at the root)\n  request  %s\nnext: hub station authorize --dir HUB --csr %s --out FILE\n",
-					made.Station, dir, made.Key, made.KeyHash, made.Request, made.Request)
+				_, err := fmt.Fprintf(w, "station %s made in %s\n  key      %s (never leaves this machine)\n  SHA-256  %s (of the public key: to be compared at the root)\n  request  %s\nnext: hub station authorize --dir HUB --csr %s --key-sha256 %s --out FILE\n",
+					made.Station, dir, made.Key, made.KeyHash, made.Request, made.Request, made.KeyHash)
 				return err
 			})
 		},

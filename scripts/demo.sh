@@ -69,8 +69,10 @@ make_fleet() {
 	mkdir -p "$LOGS"
 	echo "Setting up a hub, a factory station and $((SIMULATED + 1)) devices in $DEV/."
 	step bin/hub init --dir "$DEV/hub" --hostname localhost --hostname 127.0.0.1
-	step bin/provisioning init --dir "$DEV/station" --name "$STATION"
-	step bin/hub station authorize --dir "$DEV/hub" --csr "$DEV/station/station.csr" --out "$DEV/station.crt"
+	step bin/provisioning init --dir "$DEV/station" --name "$STATION" --output json
+	local key # as the station printed it: the root signs no other
+	key=$(sed -n 's/.*"key_sha256": *"\([0-9a-f]*\)".*/\1/p' "$LOGS/setup.log" | tail -n 1)
+	step bin/hub station authorize --dir "$DEV/hub" --csr "$DEV/station/station.csr" --key-sha256 "$key" --out "$DEV/station.crt"
 	step bin/provisioning accept --dir "$DEV/station" "$DEV/station.crt"
 	step bin/provisioning issue --dir "$DEV/station" --id "$AGENT" --model this-machine --out "$DEV/device"
 	step bin/provisioning batch --dir "$DEV/station" --prefix sim- --count "$SIMULATED" --out "$DEV/sim"

@@ -3,6 +3,7 @@ package cakey
 import (
 	"crypto"
 	"crypto/sha256"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -49,12 +50,20 @@ func (c *Cache) Open(path string) (crypto.Signer, error) {
 	defer clear(data)
 	o, begun := c.find(path, sha256.Sum256(data))
 	if begun {
-		o.key, o.err = c.Opener.open(path, data)
-		o.at = c.now()
-		close(o.done)
+		c.begin(o, path, data)
 	}
 	<-o.done
 	return o.key, o.err
+}
+
+// begin does an opening. Whatever becomes of it, those who wait for it go on.
+func (c *Cache) begin(o *opening, path string, data []byte) {
+	o.err = fmt.Errorf("%s was not opened: whoever began it has ended", path)
+	defer func() {
+		o.at = c.now()
+		close(o.done)
+	}()
+	o.key, o.err = c.Opener.open(path, data)
 }
 
 // Forget closes all keys: the next Open opens its key anew, and tries what has failed. A

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -311,5 +313,48 @@ func BenchmarkOpen(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestDamagedFileKeepsNobodyWaiting: the library panics on a ciphertext that is no whole number of
+// blocks, and on an initialization vector that is no block. That must be an error, for everybody
+// who asks.
+func TestDamagedFileKeepsNobodyWaiting(t *testing.T) {
+	block, _ := pem.Decode(cheap(t, newKey(t), passphrase))
+	for name, damage := range map[string]func(*encrypted){
+		"ciphertext": func(e *encrypted) { e.Data = e.Data[:len(e.Data)-1] },
+		"vector": func(e *encrypted) {
+			e.Algorithm.PBES2.Cipher.Parameters.FullBytes = append([]byte{4, 8}, e.Algorithm.PBES2.Cipher.Parameters.Bytes[:8]...)
+		},
+	} {
+		var e encrypted
+		if _, err := asn1.Unmarshal(block.Bytes, &e); err != nil {
+			t.Fatal(err)
+		}
+		damage(&e)
+		der, err := asn1.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := write(t, pem.EncodeToMemory(&pem.Block{Type: typeEncrypted, Bytes: der}), 0o600)
+		c := newCounting(passphrase)
+		for range 2 {
+			if key, err := c.Open(path); err == nil || key != nil || !strings.Contains(err.Error(), "damaged") {
+				t.Errorf("%s: %v, %v", name, key, err)
+			}
+		}
+	}
+}
+
+// TestOpeningThatNeverReturnsKeepsNobodyWaiting: whoever asks for the passphrase may end its
+// goroutine.
+func TestOpeningThatNeverReturnsKeepsNobodyWaiting(t *testing.T) {
+	path := write(t, cheap(t, newKey(t), passphrase), 0o600)
+	c := Cache{Opener: Opener{Passphrase: func(string) ([]byte, error) { runtime.Goexit(); return nil, nil }}}
+	var first sync.WaitGroup
+	first.Go(func() { c.Open(path) })
+	first.Wait()
+	if key, err := c.Open(path); err == nil || key != nil {
+		t.Errorf("%v, %v", key, err)
 	}
 }

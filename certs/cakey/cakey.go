@@ -63,8 +63,18 @@ func (o Opener) Open(path string) (crypto.Signer, error) {
 	return o.open(path, data)
 }
 
-// open is Open of a file's contents.
-func (o Opener) open(path string, data []byte) (crypto.Signer, error) {
+// open is Open of a file's contents. Libraries panic on some that nobody has written, such as
+// an initialization vector of another length.
+func (o Opener) open(path string, data []byte) (key crypto.Signer, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			key, err = nil, fmt.Errorf("%s can't be opened, the file is damaged (%v): restore it from a backup", path, p)
+		}
+	}()
+	return o.decode(path, data)
+}
+
+func (o Opener) decode(path string, data []byte) (crypto.Signer, error) {
 	if tpm.IsKeyFile(data) {
 		return o.openTPM(path, data)
 	}

@@ -70,7 +70,7 @@ func (s Source) find(path string) (passphrase []byte, typed bool, err error) {
 	if s.Terminal == nil {
 		return nil, false, fmt.Errorf("%s is encrypted: give its passphrase at a terminal, or as the systemd credential %s", path, name)
 	}
-	passphrase, err = s.ask("Passphrase of " + path + ": ")
+	passphrase, err = s.ask(prompt(path))
 	return passphrase, true, err
 }
 

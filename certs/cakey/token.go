@@ -3,6 +3,7 @@ package cakey
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 )
@@ -12,11 +13,23 @@ import (
 //
 //	pkcs11:token=fleet-ca;object=station?module-path=/usr/lib/softhsm/libsofthsm2.so
 //
-// Its PIN is asked for as a passphrase is; one in the URI is refused.
+// Its PIN is asked for as a passphrase is; one in the URI is refused. So is a module that
+// others than root can change, unless the environment names it: see trustedModule.
 type token struct {
 	label  string // of the token
 	object string // the key's label
 	module string // path of the PKCS #11 module
+}
+
+// prompt is what a person is asked for the secret of the key in that file. Where it names
+// a token, that says who gets the PIN; what it names may be anybody's, so it is quoted.
+func prompt(path string) string {
+	if data, err := read(path); err == nil && isToken(data) {
+		if t, err := parseToken(data); err == nil {
+			return fmt.Sprintf("PIN of token %q via %q: ", t.label, t.module)
+		}
+	}
+	return "Passphrase of " + path + ": "
 }
 
 const tokenScheme = "pkcs11:"

@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
-	"mime"
 	"net/http"
 	"strings"
 	"time"
@@ -44,7 +43,7 @@ type Config struct {
 
 	Realm       string // of HTTP authentication; "": "enrolment"
 	MaxBody     int64  // bytes of a request; 0: 24 KiB
-	Concurrency int    // requests at a time; 0: 256. Others hear 503
+	Concurrency int    // requests at a time that have come in whole; 0: 256. Others hear 503
 	Requests    Rate   // of each address; zero: no limit
 	Refusals    Rate   // after so many refusals an address waits; zero: 5 a second, 100 at once
 
@@ -111,16 +110,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, &Refusal{Status: http.StatusTooManyRequests, Reason: "rate", RetryAfter: wait, Detail: "too many requests, or refused requests, from " + address})
 		return
 	}
-	select {
-	case h.turns <- struct{}{}:
-		defer func() { <-h.turns }()
-	default:
-		h.refuse(w, r, &Refusal{Status: http.StatusServiceUnavailable, Reason: "busy", RetryAfter: retryBusy, Detail: "the server has as many requests as it takes at a time"})
-		return
-	}
 	if err := h.serve(w, r); err != nil {
 		h.fail(w, r, address, err)
 	}
+}
+
+// operation is what is at a path. Its steps: 1. admit, by headers and the connection
+// alone. 2. The body is read, within bodyTime. 3. serve, in one of the handler's turns.
+type operation struct {
+	method string
+	media  string // of the body, of at most limit bytes; "": it has none
+	limit  int64
+	admit  func(*http.Request) error // nil: anybody
+	serve  func(http.ResponseWriter, *http.Request, []byte) error
 }
 
 // serve routes the request and answers it, unless it returns an error.
@@ -128,45 +130,68 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if r.TLS == nil {
 		return &Refusal{Status: http.StatusForbidden, Reason: "plain", Detail: "enrolment is over TLS only"}
 	}
-	op, found := strings.CutPrefix(r.URL.Path, Prefix)
-	method := http.MethodPost
-	serve := h.route(op)
+	name, found := strings.CutPrefix(r.URL.Path, Prefix)
+	op := h.route(name)
 	switch {
-	case !found || serve == nil:
+	case !found || op.serve == nil:
 		return &Refusal{Status: http.StatusNotFound, Reason: "path", Detail: fmt.Sprintf("there is nothing at %.120q", r.URL.Path)}
-	case op == opCACerts || op == opCSRAttrs:
-		method = http.MethodGet
+	case r.Method != op.method:
+		w.Header().Set("Allow", op.method)
+		return &Refusal{Status: http.StatusMethodNotAllowed, Reason: "method", Detail: "use " + op.method + " here"}
 	}
-	if r.Method != method {
-		w.Header().Set("Allow", method)
-		return &Refusal{Status: http.StatusMethodNotAllowed, Reason: "method", Detail: "use " + method + " here"}
+	// Of a refused request the server reads on, to keep the connection: within that, too.
+	readUntil(w, time.Now().Add(bodyTime))
+	if op.admit != nil {
+		if err := op.admit(r); err != nil {
+			return err
+		}
 	}
-	return serve(w, r)
+	var body []byte
+	if op.media != "" {
+		var err error
+		if body, err = op.body(w, r); err != nil {
+			return err
+		}
+	}
+	readUntil(w, time.Time{}) // signing may take longer, and the server takes the deadline for a client that is gone
+	select {
+	case h.turns <- struct{}{}:
+		defer func() { <-h.turns }()
+	default:
+		return &Refusal{Status: http.StatusServiceUnavailable, Reason: "busy", RetryAfter: retryBusy, Detail: "the server has as many requests as it takes at a time"}
+	}
+	return op.serve(w, r, body)
 }
 
-func (h *Handler) route(op string) func(http.ResponseWriter, *http.Request) error {
-	switch op {
+func (h *Handler) route(name string) operation {
+	request := operation{method: http.MethodPost, media: typeRequest, limit: h.config.MaxBody}
+	exchange := operation{method: http.MethodPost, media: typeExchange, limit: maxExchange}
+	by := func(o operation, admit func(*http.Request) error, serve func(http.ResponseWriter, *http.Request, []byte) error) operation {
+		o.admit, o.serve = admit, serve
+		return o
+	}
+	switch name {
 	case opCACerts:
-		return h.caCerts
+		return operation{method: http.MethodGet, serve: h.caCerts}
 	case opCSRAttrs:
-		return h.csrAttrs
+		return operation{method: http.MethodGet, serve: h.csrAttrs}
 	case opEnroll:
-		return h.enroll
+		return by(request, h.mayEnroll, h.enroll)
 	case opReenroll:
-		return h.reenroll
+		return by(request, h.mayReenroll, h.reenroll)
 	case opServerKeygen:
-		return h.serverKeygen
+		return operation{method: http.MethodPost, serve: h.serverKeygen}
 	case opChallenge:
-		return h.challenge
+		return by(exchange, h.mayChallenge, h.challenge)
 	case opAttested:
-		return h.enrollAttested
+		return by(exchange, h.mayEnrollAttested, h.enrollAttested)
 	case opReattested:
-		return h.reenrollAttested
+		return by(exchange, h.mayReenrollAttested, h.reenrollAttested)
 	}
-	return nil
+	return operation{}
 }
 
-func (h *Handler) caCerts(w http.ResponseWriter, _ *http.Request) error {
+func (h *Handler) caCerts(w http.ResponseWriter, _ *http.Request, _ []byte) error {
 	certs := h.config.CACerts()
 	if len(certs) == 0 {
 		return &Refusal{Status: http.StatusServiceUnavailable, Reason: "no-ca", RetryAfter: retryBusy, Detail: "the server has no authority yet"}
@@ -179,7 +204,7 @@ func (h *Handler) caCerts(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-func (h *Handler) csrAttrs(w http.ResponseWriter, _ *http.Request) error {
+func (h *Handler) csrAttrs(w http.ResponseWriter, _ *http.Request, _ []byte) error {
 	if len(h.config.Attributes) == 0 {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
@@ -188,18 +213,19 @@ func (h *Handler) csrAttrs(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-func (h *Handler) serverKeygen(http.ResponseWriter, *http.Request) error {
+func (h *Handler) serverKeygen(http.ResponseWriter, *http.Request, []byte) error {
 	return &Refusal{Status: http.StatusForbidden, Reason: "serverkeygen", Detail: "a device's private key is made on the device and never leaves it, so none is made here: make one, and use simpleenroll"}
 }
 
-func (h *Handler) enroll(w http.ResponseWriter, r *http.Request) error {
+func (h *Handler) mayEnroll(r *http.Request) error {
 	if h.config.Enroll == nil {
 		return &Refusal{Status: http.StatusForbidden, Reason: "enroll", Detail: "devices are enrolled at a factory station, not here"}
 	}
-	if err := credential(r); err != nil {
-		return err
-	}
-	request, err := h.read(w, r)
+	return credential(r)
+}
+
+func (h *Handler) enroll(w http.ResponseWriter, r *http.Request, body []byte) error {
+	request, err := h.parse(r, body)
 	if err != nil {
 		return err
 	}
@@ -210,14 +236,15 @@ func (h *Handler) enroll(w http.ResponseWriter, r *http.Request) error {
 	return h.deliver(w, answer)
 }
 
-func (h *Handler) reenroll(w http.ResponseWriter, r *http.Request) error {
+func (h *Handler) mayReenroll(r *http.Request) error {
 	if h.config.Reenroll == nil {
 		return &Refusal{Status: http.StatusForbidden, Reason: "reenroll", Detail: "certificates are not renewed here"}
 	}
-	if len(r.TLS.PeerCertificates) == 0 {
-		return errNoCertificate()
-	}
-	request, err := h.read(w, r)
+	return certificate(r)
+}
+
+func (h *Handler) reenroll(w http.ResponseWriter, r *http.Request, body []byte) error {
+	request, err := h.parse(r, body)
 	if err == nil {
 		err = checkNames(request.CSR, request.Peer)
 	}
@@ -231,15 +258,8 @@ func (h *Handler) reenroll(w http.ResponseWriter, r *http.Request) error {
 	return h.deliver(w, answer)
 }
 
-// read takes the request apart.
-func (h *Handler) read(w http.ResponseWriter, r *http.Request) (Request, error) {
-	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != typeRequest {
-		return Request{}, &Refusal{Status: http.StatusUnsupportedMediaType, Reason: "media-type", Detail: "the content type must be " + typeRequest}
-	}
-	body, err := readBody(w, r, h.config.MaxBody)
-	if err != nil {
-		return Request{}, err
-	}
+// parse takes the request apart.
+func (h *Handler) parse(r *http.Request, body []byte) (Request, error) {
 	der, err := decodeBase64(body)
 	if err != nil {
 		return Request{}, err

@@ -23,8 +23,13 @@ func newFleet(t *testing.T) *fleet {
 	t.Helper()
 	f := &fleet{t: t, dir: t.TempDir()}
 	f.run("hub", "init", "--dir", f.path("hub"), "--hostname", "localhost", "--hostname", "127.0.0.1")
-	f.run("provisioning", "init", "--dir", f.path("station"), "--name", "bench-1")
-	f.run("hub", "station", "authorize", "--dir", f.path("hub"), "--csr", f.path("station", "station.csr"), "--out", f.path("station.crt"))
+	var made struct {
+		KeyHash string `json:"key_sha256"`
+	}
+	if err := json.Unmarshal([]byte(f.run("provisioning", "init", "--dir", f.path("station"), "--name", "bench-1", "--output", "json")), &made); err != nil {
+		t.Fatal(err)
+	}
+	f.run("hub", "station", "authorize", "--dir", f.path("hub"), "--csr", f.path("station", "station.csr"), "--key-sha256", made.KeyHash, "--out", f.path("station.crt"))
 	f.run("provisioning", "accept", "--dir", f.path("station"), f.path("station.crt"))
 	return f
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"crypto/x509"
 	"errors"
 	"net"
 	"os/exec"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/fleethub/fleethub/certs/identity"
+	"github.com/fleethub/fleethub/certs/pemfile"
 	"github.com/fleethub/fleethub/certs/tpm"
 	"github.com/fleethub/fleethub/certs/tpm/tpmtest"
 )
@@ -27,6 +30,7 @@ import (
 //	ended NAME CODE                NAME must end by itself with CODE
 //	kill9 NAME                     pull the plug
 //	tpm NAME                       a TPM of its own (swtpm): $NAME is its address, $NAME_EK its endorsement key's SHA-256
+//	keyhash NAME CSR               $NAME is the SHA-256 of the key in a certificate request
 //	address NAME                   $NAME is a free HOST:PORT of this machine
 //
 // The background programs of a script are killed at its end.
@@ -49,6 +53,7 @@ func TestStories(t *testing.T) {
 			"ended":      ended,
 			"kill9":      kill9,
 			"address":    address,
+			"keyhash":    keyHash,
 			"tpm":        func(ts *testscript.TestScript, neg bool, args []string) { aTPM(t, ts, neg, args) },
 		},
 	})
@@ -179,6 +184,15 @@ func end(ts *testscript.TestScript, args []string, how func(*process) (int, erro
 		ts.Fatalf("%s ended with exit code %d, want %d; it printed:\n%s", args[0], got, want, p.output())
 	}
 	delete(running(ts), args[0])
+}
+
+func keyHash(ts *testscript.TestScript, neg bool, args []string) {
+	need(ts, !neg && len(args) == 2, "keyhash NAME CSR")
+	der, err := pemfile.ReadCSR(ts.MkAbs(args[1]))
+	ts.Check(err)
+	csr, err := x509.ParseCertificateRequest(der)
+	ts.Check(err)
+	ts.Setenv(args[0], identity.KeyFingerprint(csr.RawSubjectPublicKeyInfo))
 }
 
 func address(ts *testscript.TestScript, neg bool, args []string) {

@@ -196,8 +196,17 @@ func emptySite(b *testing.B, devices int) *site {
 	}
 	hub, station, authority := filepath.Join(s.dir, "hub"), filepath.Join(s.dir, "station"), filepath.Join(s.dir, "authority.pem")
 	s.run(b, "hub", "init", "--dir", hub)
-	s.run(b, "provisioning", "init", "--dir", station, "--name", "bench-1")
-	s.run(b, "hub", "station", "authorize", "--max-devices", "1000000", "--dir", hub, "--csr", filepath.Join(station, "station.csr"), "--out", authority)
+	var made struct {
+		KeyHash string `json:"key_sha256"`
+	}
+	out, err := exec.Command(filepath.Join(s.bin, "provisioning"), "init", "--dir", station, "--name", "bench-1", "--output", "json").Output()
+	if err == nil {
+		err = json.Unmarshal(out, &made)
+	}
+	if err != nil {
+		b.Fatalf("provisioning init: %v\n%s", err, out)
+	}
+	s.run(b, "hub", "station", "authorize", "--max-devices", "1000000", "--dir", hub, "--csr", filepath.Join(station, "station.csr"), "--key-sha256", made.KeyHash, "--out", authority)
 	s.run(b, "provisioning", "accept", "--dir", station, authority)
 	const most = 20_000 // devices in a manifest: a station writes no more into one
 	for first := 0; first < devices; first += most {

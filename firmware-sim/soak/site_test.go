@@ -1,6 +1,7 @@
 package soak
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -44,10 +45,19 @@ type site struct {
 func newSite(bin, dir string) (*site, error) {
 	s := &site{bin: bin, template: filepath.Join(dir, "hub"), services: make(map[string]mtls.Credentials)}
 	station, authority := filepath.Join(dir, "station"), filepath.Join(dir, "authority.pem")
+	var made struct {
+		KeyHash string `json:"key_sha256"`
+	}
+	out, err := exec.Command(filepath.Join(s.bin, "provisioning"), "init", "--dir", station, "--name", "bench-1", "--output", "json").Output()
+	if err == nil {
+		err = json.Unmarshal(out, &made)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("provisioning init: %w: %s", err, out)
+	}
 	for _, c := range [][]string{
 		{"hub", "init", "--dir", s.template, "--hostname", "localhost", "--hostname", "127.0.0.1"},
-		{"provisioning", "init", "--dir", station, "--name", "bench-1"},
-		{"hub", "station", "authorize", "--dir", s.template, "--csr", filepath.Join(station, "station.csr"), "--out", authority},
+		{"hub", "station", "authorize", "--dir", s.template, "--csr", filepath.Join(station, "station.csr"), "--key-sha256", made.KeyHash, "--out", authority},
 		{"provisioning", "accept", "--dir", station, authority},
 		{"provisioning", "batch", "--dir", station, "--prefix", prefix, "--count", strconv.Itoa(deviceCount), "--out", filepath.Join(dir, "devices")},
 		{"provisioning", "manifest", "--dir", station, "--out", filepath.Join(dir, "manifest")},

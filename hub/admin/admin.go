@@ -44,6 +44,7 @@ const (
 	maxManifest = manifest.MaxSize               // of a manifest, in bytes
 	maxList     = revocation.MaxListSize * 3 / 2 // of a revocation list, of which PEM is a third longer
 	maxWatches  = 64                             // streams at a time
+	eachWatches = 8                              // of them, of one caller
 
 	readHeaderTimeout = 10 * time.Second
 	readTimeout       = 2 * time.Minute // a large manifest over a slow line
@@ -119,7 +120,7 @@ type api struct {
 	description func() ([]byte, error) // the OpenAPI document of routes, made when it is asked for first
 
 	keys    *keyring
-	watches chan struct{}
+	watches *shares
 	reads   chan struct{}   // one for each request for messages
 	drain   context.Context // ends when the server shuts down
 }
@@ -169,7 +170,7 @@ func newAPI(config Config, drain context.Context) *api {
 	if config.Handshakes == nil {
 		config.Handshakes = func(string) (Handshakes, bool) { return Handshakes{}, false }
 	}
-	a := &api{config: config, mux: http.NewServeMux(), watches: make(chan struct{}, maxWatches), reads: make(chan struct{}, maxReads), drain: drain}
+	a := &api{config: config, mux: http.NewServeMux(), watches: newShares(maxWatches, eachWatches), reads: make(chan struct{}, maxReads), drain: drain}
 	a.keys = newKeyring(config)
 	a.add(a.table())
 	a.description = sync.OnceValues(a.describeRoutes)

@@ -441,3 +441,17 @@ func TestServerHasEveryTimeout(t *testing.T) {
 		t.Errorf("MaxHeaderBytes = %d, protocols %v", s.MaxHeaderBytes, s.Protocols)
 	}
 }
+
+// TestOtherSitesReadNothing: a browser sends an operator's certificate whoever asks for it.
+func TestOtherSitesReadNothing(t *testing.T) {
+	h := newHub(t, operatorsOnly, nil)
+	client := h.operatorClient("ann")
+	for site, want := range map[string]int{"cross-site": 403, "same-site": 403, "same-origin": 200, "none": 200} {
+		for _, path := range []string{"/v1/devices", "/openapi.json"} {
+			got := h.see(client, path, "Sec-Fetch-Site", site, "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "document")
+			if got.status != want || got.header.Get("Cross-Origin-Resource-Policy") != "same-origin" {
+				t.Errorf("%s from %s: %d %v", path, site, got.status, got.header)
+			}
+		}
+	}
+}

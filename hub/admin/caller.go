@@ -42,6 +42,12 @@ func actor(r *http.Request) fleet.Actor {
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cross-Origin-Resource-Policy", "same-origin")
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "cross-site", "same-site": // not even to read: nothing here is a page
+		writeProblem(w, problem(http.StatusForbidden, "cross-origin", "the request comes from another web site"))
+		return
+	}
 	if a.config.Fleet == nil || a.config.Verifier == nil || r.TLS == nil {
 		a.deny(w, r, "the API is not set up to recognize operators")
 		return

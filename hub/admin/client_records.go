@@ -21,9 +21,17 @@ func (c *Client) Proposals(ctx context.Context) ([]fleet.Proposal, error) {
 	return all(ctx, c, "/v1/proposals", nil, func(l ProposalList) ([]fleet.Proposal, string) { return l.Proposals, l.Next })
 }
 
-// Approve carries out another operator's proposal for so many devices.
-func (c *Client) Approve(ctx context.Context, id string, count int) (fleet.Receipt, error) {
-	answer, err := postWithin[SelectionAnswer](ctx, c, importTimeout, "/v1/proposals/"+url.PathEscape(id)+"/approve", decision{Count: count})
+// Approve carries out another operator's proposal for so many devices. The tag is that of the
+// proposal as it was looked at (fleet.Proposal.Tag).
+func (c *Client) Approve(ctx context.Context, id, tag string, count int) (fleet.Receipt, error) {
+	body, err := json.Marshal(decision{Count: count})
+	if err != nil {
+		return fleet.Receipt{}, err
+	}
+	answer, err := exchange[SelectionAnswer](ctx, c, call{
+		method: http.MethodPost, path: "/v1/proposals/" + url.PathEscape(id) + "/approve", body: body, contentType: "application/json",
+		header: http.Header{"If-Match": {`"` + tag + `"`}}, timeout: importTimeout,
+	})
 	if err == nil && answer.Receipt == nil {
 		err = fmt.Errorf("the hub at %s answered without a receipt", c.base)
 	}

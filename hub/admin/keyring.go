@@ -14,10 +14,12 @@ import (
 	"github.com/fleethub/fleethub/hub/registry"
 )
 
-// How long an answer is kept under its key, and how many, the newest.
+// How long an answer is kept under its key, and how many, the newest: of all callers, and of
+// each, so that nobody's keys push out everybody else's.
 const (
 	keyLifetime = 24 * time.Hour
 	maxKeys     = 4096
+	eachKeys    = 512
 )
 
 // Answers keeps documents of kind registry.KindAnswer, durably when Commit returns.
@@ -33,6 +35,7 @@ type reply struct {
 	Begun       time.Time `json:"begun"`
 	Fingerprint string    `json:"fingerprint"` // of the request
 	Order       string    `json:"order"`       // the ID of its order, if it gives one
+	Caller      string    `json:"caller"`      // a digest of whose it is; empty in those of before
 
 	// Status is 0 until there is an answer that may be given again.
 	Status int         `json:"status,omitempty"`
@@ -61,27 +64,33 @@ type keyring struct {
 	loading chan struct{}
 	loaded  bool
 
-	mu       sync.Mutex           // guards what follows
-	begun    map[string]time.Time // of each that is kept
-	memory   map[string]reply     // those that the store doesn't have
+	mu       sync.Mutex       // guards what follows
+	begun    map[string]begun // each that is kept
+	memory   map[string]reply // those that the store doesn't have
 	underWay map[string]bool
+}
+
+// begun is whose a key is, and since when.
+type begun struct {
+	at     time.Time
+	caller string
 }
 
 func newKeyring(config Config) *keyring {
 	return &keyring{
 		store: config.Answers, now: config.Now, log: config.Log, loading: make(chan struct{}, 1),
-		begun: make(map[string]time.Time), memory: make(map[string]reply), underWay: make(map[string]bool),
+		begun: make(map[string]begun), memory: make(map[string]reply), underWay: make(map[string]bool),
 	}
 }
 
 // begin returns what is kept under a key: with a status, the answer; without, what the request is
 // to be carried out by, and then the caller ends it. It is refused while the same is under way,
 // and if the key is another request's.
-func (k *keyring) begin(ctx context.Context, id, fingerprint string) (reply, error) {
+func (k *keyring) begin(ctx context.Context, caller, id, fingerprint string) (reply, error) {
 	if err := k.claim(id); err != nil {
 		return reply{}, err
 	}
-	known, err := k.open(ctx, id, fingerprint)
+	known, err := k.open(ctx, caller, id, fingerprint)
 	if err != nil || known.Status != 0 {
 		k.end(id)
 	}
@@ -107,13 +116,13 @@ func (k *keyring) end(id string) {
 }
 
 // open finds what is kept under a key, or begins it. Only who has claimed it calls it.
-func (k *keyring) open(ctx context.Context, id, fingerprint string) (reply, error) {
+func (k *keyring) open(ctx context.Context, caller, id, fingerprint string) (reply, error) {
 	known, err := k.find(ctx, id)
 	switch {
 	case err != nil:
 		return reply{}, err
 	case known.Fingerprint == "":
-		known = reply{Begun: k.now(), Fingerprint: fingerprint, Order: NewOrderID(k.now())}
+		known = reply{Begun: k.now(), Fingerprint: fingerprint, Order: NewOrderID(k.now()), Caller: digest(caller)}
 		k.keep(ctx, id, known)
 	case known.Fingerprint != fingerprint:
 		return reply{}, problem(http.StatusUnprocessableEntity, codeKeyReused, "this idempotency key was sent with another request within the last day; make up a new one for this")
@@ -128,10 +137,10 @@ func (k *keyring) find(ctx context.Context, id string) (reply, error) {
 		return reply{}, err
 	}
 	k.mu.Lock()
-	begun, there := k.begun[id]
+	own, there := k.begun[id]
 	known, inMemory := k.memory[id]
 	k.mu.Unlock()
-	if !there || k.now().Sub(begun) > keyLifetime {
+	if !there || k.now().Sub(own.at) > keyLifetime {
 		return reply{}, nil
 	}
 	if inMemory || k.store == nil {
@@ -161,7 +170,7 @@ func (k *keyring) load(ctx context.Context) error {
 	if k.loaded {
 		return nil
 	}
-	found := make(map[string]time.Time)
+	found := make(map[string]begun)
 	for after := ""; k.store != nil; {
 		page, err := k.store.Documents(ctx, registry.KindAnswer, after, 100)
 		if err != nil {
@@ -172,7 +181,7 @@ func (k *keyring) load(ctx context.Context) error {
 			if err := json.Unmarshal(d.Data, &known); err != nil {
 				k.log.Error("an idempotency key can't be read and counts for nothing", "error", err)
 			}
-			found[d.ID] = known.Begun // zero: it goes with the first that are too old
+			found[d.ID] = begun{known.Begun, known.Caller} // zero: it goes with the first that are too old
 			after = d.ID
 		}
 		if len(page) == 0 {
@@ -190,7 +199,7 @@ func (k *keyring) load(ctx context.Context) error {
 // transaction. If the store can't be written, memory has it until the hub ends.
 func (k *keyring) keep(ctx context.Context, id string, known reply) {
 	k.mu.Lock()
-	k.begun[id] = known.Begun
+	k.begun[id] = begun{known.Begun, known.Caller}
 	old := k.surplus(id)
 	for _, one := range old {
 		delete(k.begun, one)
@@ -225,21 +234,34 @@ func (k *keyring) write(ctx context.Context, id string, known reply, old []strin
 	return k.store.Commit(ctx, change)
 }
 
-// surplus are the keys that are too old, and the oldest of more than there may be: not the one
-// named, nor any under way. Who calls it holds mu.
+// surplus are the keys that are too old, and the oldest of more than there may be, of the same
+// caller's if that has too many: not the one named, nor any under way. Who calls it holds mu.
 func (k *keyring) surplus(but string) (old []string) {
-	var oldest string
-	for id, begun := range k.begun {
+	var oldest, own string
+	caller, count, now := k.begun[but].caller, 0, k.now()
+	for id, b := range k.begun {
+		expired := now.Sub(b.at) > keyLifetime
+		if b.caller == caller && !expired {
+			count++
+		}
 		switch {
 		case id == but || k.underWay[id]:
-		case k.now().Sub(begun) > keyLifetime:
+		case expired:
 			old = append(old, id)
-		case oldest == "" || begun.Before(k.begun[oldest]):
-			oldest = id
+		default:
+			if oldest == "" || b.at.Before(k.begun[oldest].at) {
+				oldest = id
+			}
+			if b.caller == caller && (own == "" || b.at.Before(k.begun[own].at)) {
+				own = id
+			}
 		}
 	}
-	if oldest != "" && len(k.begun)-len(old) > maxKeys {
-		old = append(old, oldest)
+	switch {
+	case own != "" && count > eachKeys:
+		return append(old, own)
+	case oldest != "" && len(k.begun)-len(old) > maxKeys:
+		return append(old, oldest)
 	}
 	return old
 }

@@ -44,7 +44,8 @@ func orderID(r *http.Request, own string) string {
 //
 // A crash between 3 and 4 leaves a key without an answer. The request is carried out again then,
 // under the same order ID: an order that was done has a receipt under it, and is not repeated.
-// So is one that the hub has failed to carry out (5xx). A store that can't be written keeps
+// So is one that the hub has failed to carry out (5xx), and a rehearsal, whose answer isn't kept
+// since it changes nothing. A store that can't be written keeps
 // nobody from cutting a device off: the key is only remembered in memory then.
 func (a *api) once(route route, serve http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -66,8 +67,9 @@ func (a *api) once(route route, serve http.HandlerFunc) http.HandlerFunc {
 			a.fail(w, r, bodyProblem(err))
 			return
 		}
-		id := digest(callerOf(r).name, key)
-		known, err := a.keys.begin(r.Context(), id, fingerprint(r, body))
+		caller := callerOf(r).name
+		id := digest(caller, key)
+		known, err := a.keys.begin(r.Context(), caller, id, fingerprint(r, body))
 		if err != nil {
 			if p, ok := errors.AsType[*Problem](err); ok && p.Type == problemType+codeInProgress {
 				w.Header().Set("Retry-After", "1")
@@ -85,7 +87,7 @@ func (a *api) once(route route, serve http.HandlerFunc) http.HandlerFunc {
 		answer := &recorded{header: w.Header().Clone()}
 		serve(answer, r)
 		known.Status, known.Body, known.Header = answer.status(), answer.body.Bytes(), answer.header
-		if known.Status < http.StatusInternalServerError && len(known.Body) <= maxKept {
+		if !answer.rehearsal && known.Status < http.StatusInternalServerError && len(known.Body) <= maxKept {
 			a.keys.keep(r.Context(), id, known)
 		}
 		known.write(w)
@@ -134,6 +136,25 @@ type recorded struct {
 	header http.Header
 	code   int
 	body   bytes.Buffer
+
+	rehearsal bool // it says what would be done
+}
+
+// rehearsed reports whether an answer only says what would be done.
+func rehearsed(answer any) bool {
+	switch a := answer.(type) {
+	case Revocation:
+		return a.Plan != nil
+	case SelectionAnswer:
+		return a.Plan != nil
+	case IssuerRemoval:
+		return a.Plan != nil
+	case Reinstatement:
+		return a.DryRun
+	case LabelAnswer:
+		return a.DryRun
+	}
+	return false
 }
 
 func (w *recorded) Header() http.Header { return w.header }

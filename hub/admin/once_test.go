@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -308,7 +309,7 @@ func TestKeysAreBounded(t *testing.T) {
 	k := newKeyring(Config{Now: func() time.Time { return time.Unix(offset.Add(1), 0) }})
 	for i := range maxKeys + 50 {
 		id := fmt.Sprint(i)
-		if known, err := k.begin(t.Context(), id, "f"); err != nil || known.Order == "" {
+		if known, err := k.begin(t.Context(), fmt.Sprint(i%9), id, "f"); err != nil || known.Order == "" {
 			t.Fatalf("%+v, %v", known, err)
 		}
 		k.end(id)
@@ -316,10 +317,10 @@ func TestKeysAreBounded(t *testing.T) {
 	if len(k.begun) > maxKeys || len(k.memory) > maxKeys || len(k.underWay) != 0 {
 		t.Errorf("%d keys, %d answers, %d under way", len(k.begun), len(k.memory), len(k.underWay))
 	}
-	if _, err := k.begin(t.Context(), fmt.Sprint(maxKeys+49), "g"); err == nil {
+	if _, err := k.begin(t.Context(), "ann", fmt.Sprint(maxKeys+49), "g"); err == nil {
 		t.Error("the newest key is forgotten")
 	}
-	if _, err := k.begin(t.Context(), "0", "g"); err != nil {
+	if _, err := k.begin(t.Context(), "ann", "0", "g"); err != nil {
 		t.Errorf("the oldest key is still there: %v", err)
 	}
 }
@@ -380,5 +381,77 @@ func TestClientWaitsForTheAnswerOfItsFirstTry(t *testing.T) {
 	})
 	if report, err := h.admin("ann").ReloadPolicy(t.Context(), "x"); err != nil || !report.Changed || requests.Load() < 3 {
 		t.Errorf("%+v, %v after %d requests", report, err, requests.Load())
+	}
+}
+
+// TestKeysOfOneCallerPushOutNobodyElses: whoever sends many loses its own oldest.
+func TestKeysOfOneCallerPushOutNobodyElses(t *testing.T) {
+	var offset atomic.Int64
+	store := answerStore(t, filepath.Join(t.TempDir(), "answers.db"))
+	config := Config{Now: func() time.Time { return time.Unix(offset.Add(1), 0) }, Log: slog.New(slog.DiscardHandler)}
+	begin := func(k *keyring, caller, id, fingerprint string) error {
+		_, err := k.begin(t.Context(), caller, id, fingerprint)
+		if err == nil {
+			k.end(id)
+		}
+		return err
+	}
+	config.Answers = store
+	first := newKeyring(config)
+	if err := errors.Join(begin(first, "ben", "ben", "f"), begin(first, "ann", "ann-0", "f")); err != nil {
+		t.Fatal(err)
+	}
+	k := newKeyring(config) // whose keys they are is known after a restart
+	if err := k.load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	k.store = nil
+	for i := range eachKeys + 50 {
+		if err := begin(k, "ann", fmt.Sprint("ann-", i+1), "f"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(k.begun) != eachKeys+1 {
+		t.Errorf("%d keys", len(k.begun))
+	}
+	if _, there := k.begun["ben"]; !there {
+		t.Error("ben's key is forgotten for ann's")
+	}
+	if _, there := k.begun["ann-0"]; there {
+		t.Error("ann's oldest key is still there")
+	}
+	if err := begin(k, "ann", fmt.Sprint("ann-", eachKeys+50), "g"); err == nil {
+		t.Error("ann's newest key is forgotten")
+	}
+}
+
+// TestRehearsalIsNotKept: each one says what would be done now.
+func TestRehearsalIsNotKept(t *testing.T) {
+	h := newHub(t, operatorsOnly, nil)
+	if _, err := h.admin("ann").Import(t.Context(), h.manifest("pi-1", "pi-2")); err != nil {
+		t.Fatal(err)
+	}
+	client := h.operatorClient("ann")
+	rehearsals := map[string]string{
+		"/v1/selections/retire":    `{"select":"id=pi-*"}`,
+		"/v1/devices/pi-2/retire":  `{}`,
+		"/v1/devices/pi-2/replace": `{"by":"pi-1"}`,
+		"/v1/devices/pi-2/revoke":  `{"reason":"keyCompromise"}`,
+	}
+	before := make(map[string]string)
+	for path, body := range rehearsals {
+		first := h.post(client, path, body, digest(path))
+		if first.status != http.StatusOK || !strings.Contains(first.body, `"plan"`) {
+			t.Fatalf("%s: %+v", path, first)
+		}
+		before[path] = first.body
+	}
+	if _, err := h.admin("ben").End(t.Context(), EndRequest{Device: "pi-2", Verb: fleet.VerbRetire}); err != nil {
+		t.Fatal(err)
+	}
+	for path, body := range rehearsals {
+		if again := h.post(client, path, body, digest(path)); again.body == before[path] {
+			t.Errorf("%s: rehearsed as it was before: %s", path, again.body)
+		}
 	}
 }

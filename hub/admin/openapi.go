@@ -306,7 +306,7 @@ func (a *api) security(r route) []map[string][]string {
 }
 
 func (p parameter) described(in string) described {
-	d := described{Name: p.name, In: in, Description: p.about, Schema: &jsonschema.Schema{Type: "string", Format: p.format}}
+	d := described{Name: p.name, In: in, Required: p.required, Description: p.about, Schema: &jsonschema.Schema{Type: "string", Format: p.format}}
 	if p.kind != "" {
 		d.Schema.Type = p.kind
 	}

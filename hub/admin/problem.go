@@ -29,7 +29,7 @@ const (
 	codeInProgress = "in-progress" // under the same idempotency key
 	codeKeyReused  = "key-reused"
 
-	codeChanged = "changed" // a device's record
+	codeChanged = "changed" // a device's record, or a proposal
 
 	codeUnknownConsumer = "unknown-consumer"
 	codeMoved           = "moved" // a consumer
@@ -89,7 +89,7 @@ func problemOf(err error) *Problem {
 		return problem(http.StatusUnprocessableEntity, "policy", err.Error())
 	case errors.Is(err, fleet.ErrNotAudited):
 		return problem(http.StatusInternalServerError, "not-audited", err.Error())
-	case errors.Is(err, registry.ErrChanged):
+	case errors.Is(err, registry.ErrChanged), errors.Is(err, fleet.ErrReviewed):
 		return problem(http.StatusPreconditionFailed, codeChanged, err.Error())
 	case errors.Is(err, registry.ErrTransition):
 		return problem(http.StatusConflict, "transition", err.Error())
@@ -103,6 +103,8 @@ func problemOf(err error) *Problem {
 		return problem(http.StatusConflict, "nobody", err.Error())
 	case errors.Is(err, fleet.ErrSameEyes):
 		return problem(http.StatusForbidden, "four-eyes", err.Error())
+	case errors.Is(err, fleet.ErrTaken):
+		return problem(http.StatusConflict, "id-taken", err.Error())
 	case errors.Is(err, registry.ErrTampered):
 		return problem(http.StatusConflict, "tampered", err.Error())
 	case errors.Is(err, fleet.ErrUnfinished):

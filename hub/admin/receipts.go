@@ -79,13 +79,23 @@ func (a *api) listProposals(r *http.Request) (ProposalList, error) {
 	return ProposalList{Proposals: page, Next: next}, err
 }
 
+// proposalTag is the entity tag of a proposal: what an approval repeats.
+func proposalTag(p fleet.Proposal) string { return `"` + p.Tag + `"` }
+
 // showProposal is for whoever must decide about one.
 func (a *api) showProposal(r *http.Request) (fleet.Proposal, error) {
 	return a.config.Fleet.Proposal(r.Context(), r.PathValue("id"))
 }
 
 func (a *api) approveProposal(r *http.Request, body decision) (SelectionAnswer, error) {
-	result, err := a.config.Fleet.Approve(r.Context(), r.PathValue("id"), body.Count, actor(r))
+	tag, err := expectedTag(r)
+	if err != nil {
+		return SelectionAnswer{}, err
+	}
+	if tag == "" {
+		return SelectionAnswer{}, problem(http.StatusPreconditionRequired, "precondition", `say If-Match: "DIGEST" with the entity tag of the proposal as you looked at it, which is its member tag`)
+	}
+	result, err := a.config.Fleet.Approve(r.Context(), r.PathValue("id"), tag, body.Count, actor(r))
 	return SelectionAnswer{Receipt: result.Receipt}, err
 }
 

@@ -106,6 +106,8 @@ type parameter struct {
 	format  string   // of a string: date-time, duration
 	values  []string // that it may have; nil: any
 	example string
+
+	required bool
 }
 
 // method and path of the pattern.
@@ -183,6 +185,9 @@ func (a *api) perform(route route) http.HandlerFunc {
 		if err != nil {
 			a.fail(w, r, err)
 			return
+		}
+		if w, ok := w.(*recorded); ok {
+			w.rehearsal = rehearsed(answer)
 		}
 		a.answer(w, r, route, answer)
 	}

@@ -101,6 +101,9 @@ func (a *api) revokeIssuer(r *http.Request, body SelectionRequest) (answer Selec
 		return answer, invalid("an issuer's devices are revoked all together; select is for /v1/selections")
 	}
 	plan, err := a.config.Issuers.PlanRemoval(r.Context(), name)
+	if errors.Is(err, ErrNoIssuer) { // a kill may have come between its removal and the order below
+		return answer, fmt.Errorf("%w; if it was removed and its devices are not revoked, revoke them by its key, the subject key identifier of its certificate in issuers/removed: hub device revoke --select issuer=KEY", err)
+	}
 	if err != nil {
 		return answer, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -109,7 +110,7 @@ func TestSelectionsThatMakeNoSenseAreRefused(t *testing.T) {
 		"another count":     {order(fleet.VerbRevoke, SelectionRequest{Select: "id=*", Reason: "superseded", Confirm: true, Count: 3}), 409, "2 devices now, not 3"},
 		"nobody":            {order(fleet.VerbResume, SelectionRequest{Select: "id=*", Confirm: true}), 409, "no device to change"},
 		"no such receipt":   {func() error { _, err := c.Receipt(t.Context(), "r-9"); return err }(), 404, "r-9"},
-		"no such proposal":  {func() error { _, err := c.Approve(t.Context(), "r-9", 1); return err }(), 404, "r-9"},
+		"no such proposal":  {func() error { _, err := c.Approve(t.Context(), "r-9", "0", 1); return err }(), 404, "r-9"},
 		"replace by nobody": {func() error {
 			_, err := c.End(t.Context(), EndRequest{Device: "pi-1", Verb: fleet.VerbReplace})
 			return err
@@ -151,10 +152,29 @@ func TestSecondOperatorApprovesOverTheAPI(t *testing.T) {
 		t.Fatalf("waiting = %+v, %v", waiting, err)
 	}
 	var p *Problem
-	if _, err := ann.Approve(t.Context(), waiting[0].ID, 2); !errors.As(err, &p) || p.Status != 403 {
+	if _, err := ann.Approve(t.Context(), waiting[0].ID, waiting[0].Tag, 2); !errors.As(err, &p) || p.Status != 403 {
 		t.Fatalf("her own: %v", err)
 	}
-	receipt, err := ben.Approve(t.Context(), waiting[0].ID, 2)
+	// An approval says what was reviewed, or nothing is done.
+	client := h.operatorClient("ben")
+	path := "/v1/proposals/" + waiting[0].ID
+	if tag := h.tag(client, path); tag != `"`+waiting[0].Tag+`"` {
+		t.Errorf("entity tag %s, tag %s", tag, waiting[0].Tag)
+	}
+	for match, want := range map[string]int{"": 428, "*": 428, `"0123456789abcdef"`: 412, waiting[0].Tag: 400} {
+		headers := []string{"If-Match", match}
+		if match == "" {
+			headers = nil
+		}
+		if got := h.post(client, path+"/approve", `{"count":2}`, "", headers...); got.status != want {
+			t.Errorf("If-Match %s: %+v, want %d", match, got, want)
+		}
+	}
+	suspend := `{"id":"` + waiting[0].ID + `"}`
+	if got := h.post(client, "/v1/devices/pi-1/suspend", suspend, ""); got.status != http.StatusConflict || h.state("pi-1") != registry.StateRegistered {
+		t.Errorf("an order under the ID of the proposal: %+v", got)
+	}
+	receipt, err := ben.Approve(t.Context(), waiting[0].ID, waiting[0].Tag, 2)
 	if err != nil || receipt.Count != 2 || receipt.Approver != "spiffe://fleet.example/operator/ben" || h.state("pi-1") != registry.StateRevoked {
 		t.Fatalf("receipt = %+v, %v", receipt, err)
 	}

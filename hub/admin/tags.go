@@ -35,16 +35,33 @@ func (d Device) standings() []registry.Standing {
 // expectedRevision is the revision of the record that the request's If-Match demands, "" if it
 // demands none. The tag may be that of a device as it was shown, or the revision alone.
 func expectedRevision(r *http.Request) (string, error) {
+	tag, err := expectedTag(r)
+	if tag == "" || err != nil {
+		return "", err
+	}
+	revision, _, _ := strings.Cut(tag, ".")
+	if revision == "" { // it would pass for none
+		return "", invalid("If-Match: %.80q has no revision before its dot, as the entity tag of a device does", tag)
+	}
+	return revision, nil
+}
+
+// expectedTag is the one strong entity tag that the request's If-Match demands, without its
+// quotes, "" if it demands none.
+func expectedTag(r *http.Request) (string, error) {
+	list := r.Header.Values("If-Match")
+	if len(list) > 1 {
+		return "", invalid("If-Match is there %d times; send it once", len(list))
+	}
 	match := textproto.TrimString(r.Header.Get("If-Match"))
-	if match == "" || match == "*" { // what isn't there is refused without
+	if len(list) == 0 || match == "*" { // what isn't there is refused without
 		return "", nil
 	}
 	one, rest, ok := nextTag(match)
 	if !ok || rest != "" || one[0] != '"' || len(one) < 3 {
-		return "", invalid("If-Match: %.80s is not one strong entity tag, such as a GET of the device has", match)
+		return "", invalid("If-Match: %.80s is not one strong entity tag, such as a GET has", match)
 	}
-	revision, _, _ := strings.Cut(strings.Trim(one, `"`), ".")
-	return revision, nil
+	return strings.Trim(one, `"`), nil
 }
 
 // consumerTag is the entity tag of a consumer: its place.

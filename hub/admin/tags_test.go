@@ -116,7 +116,7 @@ func TestOrderByAnOldEntityTagDoesNothing(t *testing.T) {
 		if answer.status != http.StatusPreconditionFailed || p.Type != problemType+codeChanged || !strings.Contains(p.Detail, "suspended since") || !strings.Contains(p.Detail, "operator/ann") {
 			t.Errorf("%s: %+v", verb, answer)
 		}
-		for _, wrong := range []string{"x", `W/` + old, old + ", " + old, `"`, `""`} {
+		for _, wrong := range []string{"x", `W/` + old, old + ", " + old, `"`, `""`, `".abc"`, `"."`, ""} {
 			if answer := h.post(client, path+"/"+verb, body, "", "If-Match", wrong); answer.status != http.StatusBadRequest {
 				t.Errorf("%s with If-Match %s: %+v", verb, wrong, answer)
 			}
@@ -124,6 +124,16 @@ func TestOrderByAnOldEntityTagDoesNothing(t *testing.T) {
 	}
 	if after := h.tag(client, path); after != before {
 		t.Error("an order by an old entity tag has changed the record")
+	}
+	// Sent twice: neither of the two is chosen.
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, h.url+path+"/resume", strings.NewReader(`{}`))
+	h.must(err)
+	r.Header = http.Header{"Content-Type": {"application/json"}, "If-Match": {before, old}}
+	response, err := client.Do(r)
+	h.must(err)
+	response.Body.Close()
+	if response.StatusCode != http.StatusBadRequest {
+		t.Errorf("two If-Match: %d", response.StatusCode)
 	}
 	// A rehearsal says so, too.
 	if answer := h.post(client, path+"/revoke", `{"reason":"keyCompromise"}`, "", "If-Match", old); answer.status != http.StatusPreconditionFailed {

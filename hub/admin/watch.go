@@ -92,13 +92,12 @@ func (a *api) watch(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, problem(http.StatusNotFound, "no-watch", "this hub has no messages to watch"))
 		return
 	}
-	select {
-	case a.watches <- struct{}{}:
-		defer func() { <-a.watches }()
-	default:
-		a.fail(w, r, problem(http.StatusServiceUnavailable, "busy", "too many watches are open; end one first"))
+	free := a.watches.take(caller.name)
+	if free == nil {
+		a.fail(w, r, problem(http.StatusServiceUnavailable, "busy", fmt.Sprintf("too many watches are open, of %d in all and %d of one operator; end one first", maxWatches, eachWatches)))
 		return
 	}
+	defer free()
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(a.drain, cancel)()

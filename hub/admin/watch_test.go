@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -220,13 +221,23 @@ func TestWatchRefusesABadFilterAndTooManyReaders(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
-	for range maxWatches {
-		go func() { ended <- c.Watch(ctx, "", func(Message) error { return nil }) }()
-		<-f.filters
-	}
 	var p *Problem
-	if err := c.Watch(t.Context(), "", nil); !errors.As(err, &p) || p.Status != http.StatusServiceUnavailable {
-		t.Errorf("one watch more: error = %v", err)
+	for i := range maxWatches / eachWatches {
+		one := c
+		if i > 0 {
+			one = h.client(h.pki.Operator(fmt.Sprint("viewer-", i), certtest.WithOU("viewer")))
+		}
+		for range eachWatches {
+			go func() { ended <- one.Watch(ctx, "", func(Message) error { return nil }) }()
+			<-f.filters
+		}
+		if err := one.Watch(t.Context(), "", nil); !errors.As(err, &p) || p.Status != http.StatusServiceUnavailable {
+			t.Errorf("one watch more than caller %d may have: error = %v", i, err)
+		}
+	}
+	late := h.client(h.pki.Operator("late", certtest.WithOU("viewer")))
+	if err := late.Watch(t.Context(), "", nil); !errors.As(err, &p) || p.Status != http.StatusServiceUnavailable {
+		t.Errorf("one watch more than there may be: error = %v", err)
 	}
 	cancel()
 	for range maxWatches {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/fleethub/fleethub/certs/identity"
@@ -52,9 +53,39 @@ func Record(dir string, cert *x509.Certificate) error {
 	return pemfile.SyncDir(dir)
 }
 
+// openJournal opens a journal, which must be a file: on a stick that others write to, a link
+// would lead elsewhere, and a FIFO would be waited for.
+func openJournal(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(path, flags|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, fmt.Errorf("%s is a symbolic link, a file is required: find out who put it there", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a file (mode %s): find out who put it there", path, info.Mode())
+	}
+	if err != nil {
+		f.Close() // nothing was written
+		return nil, err
+	}
+	return f, nil
+}
+
+// HasJournal reports whether there is a journal in that folder, whatever it is.
+func HasJournal(dir string) (bool, error) {
+	_, err := os.Lstat(filepath.Join(dir, JournalFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // appendLine appends a line, on a line of its own whatever a killed run left before it.
 func appendLine(path string, line []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := openJournal(path, os.O_RDWR|os.O_CREATE|os.O_APPEND)
 	if err != nil {
 		return err
 	}
@@ -88,7 +119,7 @@ type Issued struct {
 // journal. Lines that can't be read, which a killed command leaves one of at most, are
 // counted.
 func Journal(dir string) (all []Issued, unreadable int, err error) {
-	f, err := os.Open(filepath.Join(dir, JournalFile))
+	f, err := openJournal(filepath.Join(dir, JournalFile), os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, 0, nil
 	}

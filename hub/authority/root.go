@@ -137,7 +137,7 @@ func (r *Root) Sign(csr *x509.CertificateRequest, a Authority) (*x509.Certificat
 	}
 	for _, s := range signed {
 		if kind, err := identity.KindOf(s.Certificate); err == nil && kind == a.Kind && s.Certificate.Subject.CommonName == a.Name && !bytes.Equal(s.Certificate.RawSubjectPublicKeyInfo, csr.RawSubjectPublicKeyInfo) {
-			return nil, fmt.Errorf("this root has signed %q for another key on %s: have the new one made with another --name", a.Name, s.Time.Format(time.DateOnly))
+			return nil, fmt.Errorf("this root has signed %q for another key on %s: have the new one made with another --name", a.Name, s.Certificate.NotBefore.Format(time.DateOnly))
 		}
 	}
 	cert, err := r.issuer.IssueCA(issuance.CARequest{
@@ -174,17 +174,29 @@ func Signed(dir string, root *x509.Certificate) ([]Issued, error) {
 }
 
 // Bundle returns the trust bundle as far as the root knows it: its own certificate, and
-// the operational CAs on record that are good at that time, the newest first.
-func (r *Root) Bundle(now time.Time) ([]*x509.Certificate, error) {
+// the operational CAs on record that are good at that time, the newest first. The root
+// doesn't know which ones a hub has removed: those are left out by name. A name that no
+// such CA has is an error, lest a misspelt one is handed on.
+func (r *Root) Bundle(now time.Time, without ...string) ([]*x509.Certificate, error) {
 	signed, err := r.own()
 	if err != nil {
 		return nil, err
 	}
+	signed = slices.DeleteFunc(signed, func(s Issued) bool {
+		kind, err := identity.KindOf(s.Certificate)
+		return err != nil || kind != identity.KindOperational || !now.Before(s.Certificate.NotAfter)
+	})
+	for _, name := range without {
+		all := len(signed)
+		signed = slices.DeleteFunc(signed, func(s Issued) bool { return s.Certificate.Subject.CommonName == name })
+		if len(signed) == all {
+			return nil, fmt.Errorf("the root's record has no issuing CA %.80q of a hub that is still good, to be left out: see `hub root list`", name)
+		}
+	}
 	bundle := []*x509.Certificate{r.Certificate()}
 	for _, s := range slices.Backward(signed) {
-		kind, err := identity.KindOf(s.Certificate)
-		if err != nil || kind != identity.KindOperational || !now.Before(s.Certificate.NotAfter) || len(bundle) > maxHanded {
-			continue
+		if len(bundle) > maxHanded {
+			break
 		}
 		if !slices.ContainsFunc(bundle, func(c *x509.Certificate) bool {
 			return bytes.Equal(c.RawSubjectPublicKeyInfo, s.Certificate.RawSubjectPublicKeyInfo)

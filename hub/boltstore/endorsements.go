@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/fleethub/fleethub/hub/registry"
 	"go.etcd.io/bbolt"
@@ -29,7 +30,8 @@ func endorsementKey(ek string) ([]byte, error) {
 }
 
 // putEndorsements writes whose TPM is whose, unless it is another device's already. What
-// is written stays, whatever becomes of the device: a TPM is one device's for life.
+// is written stays, whatever becomes of the device: a TPM is one device's for life. The
+// error has every claim that is refused, so that a manifest is mended at once.
 func (s *Store) putEndorsements(tx *bbolt.Tx, encoded []encodedDevice) error {
 	var claims []*encodedDevice
 	for i := range encoded {
@@ -45,6 +47,7 @@ func (s *Store) putEndorsements(tx *bbolt.Tx, encoded []encodedDevice) error {
 		return err
 	}
 	slices.SortStableFunc(claims, func(a, b *encodedDevice) int { return bytes.Compare(a.endorsement, b.endorsement) })
+	var refused conflicts
 	for _, c := range claims {
 		switch owner := bucket.Get(c.endorsement); {
 		case owner == nil:
@@ -52,10 +55,49 @@ func (s *Store) putEndorsements(tx *bbolt.Tx, encoded []encodedDevice) error {
 				return err
 			}
 		case string(owner) != c.device.ID:
-			return &registry.ConflictError{ID: c.device.ID, Owner: string(owner), EK: c.device.EK}
+			refused = append(refused, &registry.ConflictError{ID: c.device.ID, Owner: string(owner), EK: c.device.EK})
 		}
 	}
-	return nil
+	if len(refused) == 0 {
+		return nil
+	}
+	slices.SortFunc(refused, func(a, b *registry.ConflictError) int { return strings.Compare(a.ID, b.ID) })
+	return refused
+}
+
+// namedConflicts is how many of them an error has in words.
+const namedConflicts = 10
+
+// conflicts are the claims of one commit that were refused, at least one, by ID.
+type conflicts []*registry.ConflictError
+
+// Error names the first of them, and says how many more there are.
+func (c conflicts) Error() string {
+	if len(c) == 1 {
+		return c[0].Error()
+	}
+	var s strings.Builder
+	fmt.Fprintf(&s, "%d TPMs are other devices', for life:", len(c))
+	for i, e := range c[:min(len(c), namedConflicts)] {
+		if i > 0 {
+			s.WriteByte(',')
+		}
+		fmt.Fprintf(&s, " %s's (endorsement key %.16s…) is %s's", e.ID, e.EK, e.Owner)
+	}
+	if more := len(c) - namedConflicts; more > 0 {
+		fmt.Fprintf(&s, ", and %d more", more)
+	}
+	s.WriteString("; enrol those boards under the IDs that have their TPMs, after `hub device reinstate ID` of those that were cut off for good")
+	return s.String()
+}
+
+// Unwrap returns them for errors.As.
+func (c conflicts) Unwrap() []error {
+	list := make([]error, len(c))
+	for i, e := range c {
+		list[i] = e
+	}
+	return list
 }
 
 // Endorsed returns the ID of the device that has the TPM of that endorsement key, by its

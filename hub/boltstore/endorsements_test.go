@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -43,6 +44,32 @@ func TestTPMBelongsToOneDevice(t *testing.T) {
 	err := s.Commit(t.Context(), registry.Change{Devices: []registry.Device{withTPM(device("pi-6", "06"), "b"), withTPM(device("pi-5", "05"), "b")}})
 	if _, ok := errors.AsType[*registry.ConflictError](err); !ok {
 		t.Errorf("two devices of one commit: %v", err)
+	}
+}
+
+// Whose manifest is refused hears of every board at once, of a great many of some.
+func TestRefusalNamesEveryTPMThatIsAnothers(t *testing.T) {
+	s := openStore(t, filepath.Join(t.TempDir(), "hub.db"))
+	var has, wants []registry.Device
+	for i := range 12 {
+		name := fmt.Sprint(i)
+		has = append(has, withTPM(device(fmt.Sprintf("old-%02d", i), fmt.Sprintf("%02d", 10+i)), name))
+		wants = append(wants, withTPM(device(fmt.Sprintf("new-%02d", i), fmt.Sprintf("%02d", 30+i)), name))
+	}
+	commit(t, s, registry.Change{Devices: has})
+	for _, n := range []int{2, 12} {
+		err := s.Commit(t.Context(), registry.Change{Devices: wants[:n]})
+		if conflict, ok := errors.AsType[*registry.ConflictError](err); !ok || conflict.ID != "new-00" || conflict.Owner != "old-00" {
+			t.Fatalf("%d: %v", n, err)
+		}
+		for i := range n {
+			if named := strings.Contains(err.Error(), fmt.Sprintf("new-%02d's", i)) && strings.Contains(err.Error(), fmt.Sprintf("is old-%02d's", i)); named != (i < 10) {
+				t.Errorf("of %d, number %d is named: %v; %v", n, i, named, err)
+			}
+		}
+		if strings.Contains(err.Error(), "and 2 more") != (n == 12) {
+			t.Errorf("%d: %v", n, err)
+		}
 	}
 }
 

@@ -162,10 +162,31 @@ func (b *Broker) attributes(id string) (policy.Attributes, bool) {
 	return policy.Attributes{Labels: s.Labels, Model: s.Model, Protection: s.Protection, Batch: s.Batch, Station: s.Station}, known && s.State != ""
 }
 
-// subjectOfPeer is subjectOf for who has presented a certificate.
+// SubjectOf returns who policy is asked about when that peer acts. It looks at the peer's
+// certificate now, and at what else is known of a device at each decision. It is safe for
+// concurrent use.
+func (b *Broker) SubjectOf(peer mtls.Peer) policy.Subject { return b.subjectOfPeer(peer) }
+
+// subjectOfPeer is subjectOf for who has presented a certificate. Where a device's key is,
+// its record says of its newest certificate, which it need not have presented: only the
+// one that it did present proves that the key it holds is in a TPM.
 func (b *Broker) subjectOfPeer(peer mtls.Peer) policy.Subject {
 	subject := b.subjectOf(peer.Identity.Role, peer.Identity.ID)
 	subject.OU, subject.SAN, subject.Unseen = peer.Identity.OU, policy.Names(peer.Certificate), false
+	recorded, presented := subject.Attributes, identity.ProtectionUnproven
+	if recorded == nil {
+		return subject
+	}
+	if peer.Certificate != nil {
+		presented = identity.ProtectionOf(peer.Certificate)
+	}
+	subject.Attributes = func() (policy.Attributes, bool) {
+		a, known := recorded()
+		if known && (presented == identity.ProtectionTPM || a.Protection == string(identity.ProtectionTPM)) {
+			a.Protection = string(presented)
+		}
+		return a, known
+	}
 	return subject
 }
 

@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/fleethub/fleethub/hub/registry"
@@ -28,11 +29,8 @@ import (
 // Prefix is where the console is.
 const Prefix = "/console/"
 
-// maxStreams bounds how many pages are kept fresh at a time. maxForm bounds an order, in octets.
-const (
-	maxStreams = 64
-	maxForm    = 16 << 10
-)
+// maxForm bounds an order, in octets.
+const maxForm = 16 << 10
 
 //go:embed page.html console.css console.js
 var files embed.FS
@@ -53,7 +51,7 @@ type console struct {
 	pages   *template.Template
 	mux     *http.ServeMux
 	handler http.Handler
-	streams chan struct{}
+	streams streams
 	drain   context.Context // ends when the server shuts down
 }
 
@@ -72,7 +70,7 @@ func New(config Config, drain context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &console{config: config, pages: pages, mux: http.NewServeMux(), streams: make(chan struct{}, maxStreams), drain: drain}
+	c := &console{config: config, pages: pages, mux: http.NewServeMux(), drain: drain}
 	c.mux.HandleFunc("GET /console/{$}", c.overview)
 	c.mux.HandleFunc("GET /console/devices", c.devices)
 	c.mux.HandleFunc("GET /console/devices/{id}", c.device)
@@ -95,7 +93,12 @@ func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "same-origin")
 	header.Set("Cross-Origin-Opener-Policy", "same-origin")
+	header.Set("Cross-Origin-Resource-Policy", "same-origin")
 	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+	if fromElsewhere(r) {
+		c.refuse(w, r, &refusal{Status: http.StatusForbidden, Title: "Forbidden", Detail: "this was asked for by another web site; open the page here"})
+		return
+	}
 	// Nobody gets any page without being an operator of some role; what it shows beyond that is
 	// the API's to say.
 	if _, err := c.ask(r, request{method: http.MethodGet, path: "/v1/audit/head"}, nil); err != nil {
@@ -103,6 +106,22 @@ func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.handler.ServeHTTP(w, r)
+}
+
+// fromElsewhere reports whether the browser says that another site asks, and not for a page that
+// somebody is led to: only a page may be linked to. Orders are judged by
+// http.CrossOriginProtection, which also knows browsers that don't say it.
+func fromElsewhere(r *http.Request) bool {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return false
+	}
+	switch site := r.Header.Get("Sec-Fetch-Site"); site {
+	case "cross-site", "same-site":
+	default:
+		return false
+	}
+	led := r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document"
+	return !led || r.URL.Path != Prefix && r.URL.Path != Prefix+"devices" && !strings.HasPrefix(r.URL.Path, Prefix+"devices/")
 }
 
 // file serves one of ours.

@@ -121,7 +121,7 @@ func TestViewerSeesTheFleet(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := openAs(t, h, "viewer")
-	b.says(b.get("/console/"), 200, `<b data-number="total">2</b>`, `<b data-number="suspended">1</b>`, "revoke id=pi-*", "hub proposal approve", "Policy: built-in")
+	b.says(b.get("/console/"), 200, `<b data-number="total">2</b>`, `<b data-number="suspended">1</b>`, "revoke id=pi-*", "hub proposal approve", "--count 2 --digest ", "Policy: built-in")
 	b.says(b.get("/console/devices"), 200, `href="/console/devices/pi-1"`, `href="/console/devices/pi-2"`, `state suspended`)
 	b.says(b.get("/console/devices?select=state%3Dsuspended"), 200, "pi-2", `value="state=suspended"`)
 	if p := b.get("/console/devices?select=state%3Dsuspended"); strings.Contains(p.text, "devices/pi-1") {
@@ -279,5 +279,62 @@ func TestNumbersAreKeptFreshUntilTheHubStops(t *testing.T) {
 	<-stopped
 	if err := lines.Err(); err != nil {
 		t.Errorf("the stream was cut off, not ended: %v", err)
+	}
+}
+
+// TestOtherSitesMayOnlyLinkToPages: a browser sends an operator's certificate whoever asks for it.
+func TestOtherSitesMayOnlyLinkToPages(t *testing.T) {
+	h := hubtest.Start(t)
+	h.Device("pi-1")
+	b := openAs(t, h, "viewer")
+	for _, tt := range []struct {
+		site, mode, dest, path string
+		status                 int
+	}{
+		{"cross-site", "navigate", "document", "/console/", 200},
+		{"cross-site", "navigate", "document", "/console/devices", 200},
+		{"same-site", "navigate", "document", "/console/devices/pi-1", 200},
+		{"cross-site", "navigate", "iframe", "/console/", 403},
+		{"cross-site", "no-cors", "image", "/console/", 403},
+		{"same-site", "cors", "empty", "/console/devices", 403},
+		{"cross-site", "navigate", "document", "/console/events", 403},
+		{"cross-site", "no-cors", "script", "/console/console.js", 403},
+		{"same-origin", "no-cors", "script", "/console/console.js", 200},
+		{"none", "navigate", "document", "/console/", 200},
+	} {
+		r := b.request("GET", tt.path, nil)
+		for name, value := range map[string]string{"Sec-Fetch-Site": tt.site, "Sec-Fetch-Mode": tt.mode, "Sec-Fetch-Dest": tt.dest} {
+			r.Header.Set(name, value)
+		}
+		if got := b.send(r); got.status != tt.status || got.header.Get("Cross-Origin-Resource-Policy") != "same-origin" {
+			t.Errorf("%+v: %d %v", tt, got.status, got.header)
+		}
+	}
+}
+
+// TestOneOperatorDoesNotTakeAllStreams: whoever opens many pages has some of them kept fresh.
+func TestOneOperatorDoesNotTakeAllStreams(t *testing.T) {
+	h := hubtest.Start(t)
+	begin := func(b *browser) int {
+		response, err := b.http.Do(b.request("GET", "/console/events", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { response.Body.Close() })
+		return response.StatusCode
+	}
+	greedy := h.Fleet.Operator("greedy", certtest.WithOU("viewer"))
+	again := h.Fleet.Operator("greedy", certtest.WithOU("viewer")) // another certificate is no other operator
+	for i, want := range []int{200, 200, 200, 200, 200, 200, 200, 200, 503} {
+		credential := greedy
+		if i%2 == 1 {
+			credential = again
+		}
+		if got := begin(open(t, h, credential)); got != want {
+			t.Errorf("stream %d: %d", i, got)
+		}
+	}
+	if got := begin(openAs(t, h, "viewer")); got != http.StatusOK {
+		t.Errorf("somebody else: %d", got)
 	}
 }

@@ -14,13 +14,12 @@ const writeDeadline = 10 * time.Second
 // events sends the numbers whenever they have changed, as server-sent events, until the page is
 // left, its operator is one no more, or the hub stops.
 func (c *console) events(w http.ResponseWriter, r *http.Request) {
-	select {
-	case c.streams <- struct{}{}:
-		defer func() { <-c.streams }()
-	default:
+	free := c.streams.take(operator(r))
+	if free == nil {
 		c.refuse(w, r, &refusal{Status: http.StatusServiceUnavailable, Title: "Service Unavailable", Detail: "too many pages are open; this one is not kept fresh"})
 		return
 	}
+	defer free()
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(c.drain, cancel)()

@@ -48,6 +48,9 @@ func (f *Fleet) Execute(ctx context.Context, o Order, actor Actor) (Result, erro
 	if r, err := f.formerly(ctx, o); r != nil || err != nil {
 		return Result{Receipt: r}, err
 	}
+	if p, err := f.proposed(ctx, o); p != nil || err != nil {
+		return Result{Proposal: p}, err
+	}
 	r := &run{fleet: f, order: o, actor: actor}
 	return r.carryOut(ctx)
 }
@@ -85,8 +88,9 @@ type run struct {
 	fleet    *Fleet
 	order    Order
 	actor    Actor
-	proposal *Proposal // that was approved; nil if none was needed
-	approver Actor     // by whom
+	proposal *Proposal           // that was approved; nil if none was needed
+	approver Actor               // by whom
+	ending   []registry.Document // what that does to the stored proposal; nil if none was needed
 
 	cause   registry.Cause
 	ids     []string
@@ -329,13 +333,9 @@ func (r *run) begin() {
 	r.cause = registry.Cause{Actor: r.actor.Name, Reason: r.order.reason(), Note: r.order.Note, Receipt: r.order.ID, At: r.fleet.config.Now()}
 }
 
-// settled is what goes from the store with the order: the proposal that it was.
-func (r *run) settled() []registry.Document {
-	if r.proposal == nil {
-		return nil
-	}
-	return []registry.Document{{Kind: registry.KindProposal, ID: r.proposal.ID}}
-}
+// settled is what changes in the store with the order: the proposal that it was is decided.
+// The slice is its caller's.
+func (r *run) settled() []registry.Document { return slices.Clone(r.ending) }
 
 func (r *run) summary(detail string) string {
 	text := fmt.Sprintf("%d devices", len(r.ids))

@@ -42,7 +42,7 @@ type ImportReport struct {
 // transaction or none. Importing it again changes nothing. It refuses a manifest that
 // no factory issuer known to the hub signed, and one in which any entry isn't a device
 // certificate by that issuer, or names an ID, serial number or TPM that another record
-// owns, or says of a key what its certificate doesn't. A known device gets a new certificate only from the station that made it, and
+// owns, or says of a key, or of the TPM it is in, what its certificate doesn't. A known device gets a new certificate only from the station that made it, and
 // only if the entry names the one it supersedes; one that was cut off for good gets none
 // but by an operator's leave (Allow), which that certificate uses up. Nor may it give the
 // station more devices than its authority is for.
@@ -296,7 +296,7 @@ func (b *batch) stage(ctx context.Context, entries []entry) error {
 
 func (b *batch) add(ctx context.Context, e entry) error {
 	id := e.identity.ID
-	d, known := b.staged[id]
+	d, known := b.staged[id] // nil, false: a new device
 	if _, registered := b.fleet.index.state(id); !known && registered {
 		stored, err := b.fleet.config.Store.Device(ctx, id)
 		switch {
@@ -311,14 +311,13 @@ func (b *batch) add(ctx context.Context, e entry) error {
 	introduced := quarantined && e.listed.Supersedes == "" || holds && d.Introduced() && !quarantined && !d.State.Final()
 	if holds && !introduced && !quarantined {
 		b.report.Unchanged++
-		b.learn(d, e)
-		return nil
+		return b.learn(d, e)
 	}
 	model := e.listed.Model
 	if known && d.Model != "" {
 		model = d.Model
 	}
-	if err := b.checkKey(e, model); err != nil {
+	if err := b.checkKey(d, e, model); err != nil {
 		return err
 	}
 	switch {

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -42,9 +43,13 @@ func checkListedKey(listed manifest.Entry) error {
 
 // checkKey holds what the manifest says of a new certificate's key against the
 // certificate, and both against what the model demands. Known certificates aren't asked:
-// a manifest that was good stays good.
-func (b *batch) checkKey(e entry, model string) error {
+// a manifest that was good stays good. A TPM is a device's for life, so that nobody gets
+// one by a word that no certificate stands for: the entry of a software key may name the
+// TPM that its device d, nil for a new one, is known by already, or one that it may learn.
+func (b *batch) checkKey(d *registry.Device, e entry, model string) error {
 	switch {
+	case e.listed.EK != "" && e.listed.Protection != protectionTPM && e.protection != identity.ProtectionTPM && (d == nil || d.EK != e.listed.EK && !b.mayLearn(d)):
+		return rejected(fmt.Errorf("device %s: the manifest says that it has the TPM with the endorsement key %s, and its certificate doesn't say that its key is in one; have it replaced at a station whose program is new enough to write that down", e.identity.ID, e.listed.EK))
 	case e.listed.Protection == protectionTPM && e.protection != identity.ProtectionTPM:
 		return rejected(fmt.Errorf("device %s: the manifest says that its key is in a TPM, and its certificate doesn't; have it replaced at a station whose program is new enough to write that down", e.identity.ID))
 	case e.listed.Protection != protectionTPM && e.protection == identity.ProtectionTPM:
@@ -65,14 +70,25 @@ func sameBoard(d *registry.Device, e entry) error {
 
 // learn gives a device its TPM whose station, when it was imported, didn't say yet in which
 // it has its key: that station has written the same manifest again since. From then on it
-// can renew with its TPM's word.
-func (b *batch) learn(d *registry.Device, e entry) {
+// can renew with its TPM's word. Of a device whose key was never said to be in a TPM there
+// is none to learn, and the manifest is refused.
+func (b *batch) learn(d *registry.Device, e entry) error {
 	if d.EK != "" || e.listed.EK == "" || d.Station != b.manifest.Station || d.State.Final() {
-		return
+		return nil
+	}
+	if !b.mayLearn(d) {
+		return rejected(fmt.Errorf("device %s: the manifest says that it has the TPM with the endorsement key %s, and its key was imported as %s, not as one in a TPM; have it replaced at its station, with its key in the TPM", d.ID, e.listed.EK, cmp.Or(d.Protection, "of no known protection")))
 	}
 	d.EK, d.Updated = e.listed.EK, b.record.Time
 	b.put(d, d.State, e)
 	b.audit[len(b.audit)-1].Detail += ", its TPM is known now"
+	return nil
+}
+
+// mayLearn reports whether the manifest may say, by itself, which TPM d has: none is known,
+// the same station has named the device, and said of its key that it is in one, or was.
+func (b *batch) mayLearn(d *registry.Device) bool {
+	return d.EK == "" && !d.Introduced() && d.Station == b.manifest.Station && (d.Protection == protectionTPM || d.Protection == ProtectionUnproven)
 }
 
 // take notes what the entry says of the device's present key.

@@ -82,6 +82,16 @@ func TestManifestsClaimsAboutKeysAreHeldAgainstTheCertificates(t *testing.T) {
 			_, b := r.attested("pi-2", "a")
 			return []manifest.Entry{a, b}
 		}, false, "is device pi-1's, for life"},
+		"a TPM for a software key": {func(r *rig) []manifest.Entry {
+			e := entryOf(r.pki.Device("pi-1"))
+			e.EK = chip("a")
+			return []manifest.Entry{entryOf(r.pki.Device("pi-0")), e}
+		}, false, "entry 2: device pi-1: the manifest says that it has the TPM"},
+		"a TPM for an unproven key": {func(r *rig) []manifest.Entry {
+			e := entryOf(r.pki.Device("pi-1"))
+			e.Protection, e.EK = ProtectionUnproven, chip("a")
+			return []manifest.Entry{e}
+		}, false, "entry 1: device pi-1: the manifest says that it has the TPM"},
 		"a model that demands a TPM": {func(r *rig) []manifest.Entry { return []manifest.Entry{entryOf(r.pki.Device("pi-1"))} }, true,
 			"entry 1: device pi-1: keys of the model \"pi4\" must be in a TPM"},
 		"another model": {func(r *rig) []manifest.Entry {
@@ -235,10 +245,15 @@ func TestTPMIsLearnedFromTheSameManifestWrittenAgain(t *testing.T) {
 			t.Fatalf("%+v, %v", d, err)
 		}
 	}
-	again := entryOf(other)
-	again.EK = chip("a")
-	if _, err := r.Import(t.Context(), r.sign(again), ann); !errors.Is(err, ErrRejected) || !strings.Contains(err.Error(), "for life") {
-		t.Errorf("it became another's, too: %v", err)
+	again := entryOf(other) // of a key that was never said to be in a TPM
+	for _, ek := range []string{"a", "c"} {
+		again.EK = chip(ek)
+		if _, err := r.Import(t.Context(), r.sign(again), ann); !errors.Is(err, ErrRejected) || !strings.Contains(err.Error(), "entry 1: device pi-2") {
+			t.Errorf("a software key's device got TPM %s: %v", ek, err)
+		}
+	}
+	if r.Endorsed(t.Context(), chip("c")) {
+		t.Error("a TPM was taken by a manifest that was refused")
 	}
 	after.EK = chip("b")
 	if _, err := r.Import(t.Context(), r.sign(after), ann); err != nil {
@@ -253,6 +268,41 @@ func TestTPMIsLearnedFromTheSameManifestWrittenAgain(t *testing.T) {
 	}
 	if status, _ := r.Status("pi-1"); status.Protection != protectionTPM {
 		t.Errorf("protection %q", status.Protection)
+	}
+}
+
+// A stolen station's key takes no other station's boards by naming their TPMs.
+func TestTPMOfAnotherStationsBoardIsNotSquatted(t *testing.T) {
+	r := newRig(t)
+	squatter := entryOf(r.pki.Device("zz-1"))
+	squatter.EK = chip("a")
+	if _, err := r.Import(t.Context(), r.sign(squatter), ann); !errors.Is(err, ErrRejected) {
+		t.Errorf("a device with a software key has a TPM: %v", err)
+	}
+	_, e := r.attested("pi-1", "a")
+	r.mustImport(e)
+}
+
+// A station goes on naming a board's TPM when it has replaced the key in it by another.
+func TestSoftwareKeysEntryMayNameItsDevicesTPM(t *testing.T) {
+	for name, before := range map[string]func(r *rig) (certtest.Credential, manifest.Entry){
+		"known": func(r *rig) (certtest.Credential, manifest.Entry) { return r.attested("pi-1", "a") },
+		"not known yet": func(r *rig) (certtest.Credential, manifest.Entry) {
+			d := r.pki.Device("pi-1")
+			e := entryOf(d)
+			e.Protection = ProtectionUnproven
+			return d, e
+		},
+	} {
+		r := newRig(t)
+		first, e := before(r)
+		r.mustImport(e)
+		replaced := instead(first, entryOf(r.pki.Device("pi-1")))
+		replaced.EK = chip("a")
+		r.mustImport(replaced)
+		if d, err := r.Device(t.Context(), "pi-1"); err != nil || d.EK != chip("a") || d.Protection != "software" {
+			t.Errorf("%s: %+v, %v", name, d, err)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -46,7 +47,7 @@ type AuditQuery struct {
 	After   uint64 // records with greater numbers only
 	Limit   int    // records at most; 0: none
 	Device  string
-	Actor   string // the whole name, or what follows its last slash
+	Actor   string // the whole name; of a SPIFFE ID also what follows its last slash
 	Action  string // such as device.revoke, or device. for all that begin so
 	Subject string
 	Outcome Outcome
@@ -62,7 +63,7 @@ func (q AuditQuery) Matches(r AuditRecord) bool {
 		q.Subject != "" && r.Subject != q.Subject,
 		q.Outcome != "" && r.Outcome != q.Outcome,
 		q.Receipt != "" && r.Receipt != q.Receipt,
-		q.Actor != "" && r.Actor != q.Actor && lastSegment(r.Actor) != q.Actor,
+		q.Actor != "" && r.Actor != q.Actor && shortActor(r.Actor) != q.Actor,
 		q.Action != "" && !actionMatches(q.Action, r.Action),
 		!q.Since.IsZero() && r.Time.Before(q.Since),
 		!q.Until.IsZero() && !r.Time.Before(q.Until):
@@ -78,13 +79,13 @@ func actionMatches(want, action string) bool {
 	return action == want
 }
 
-func lastSegment(name string) string {
-	for i := len(name) - 1; i >= 0; i-- {
-		if name[i] == '/' {
-			return name[i+1:]
-		}
+// shortActor is the ID in a SPIFFE ID. Other names stand for themselves: what the subject of a
+// token ends in is whatever its provider lets people choose.
+func shortActor(name string) string {
+	if !strings.HasPrefix(name, "spiffe://") {
+		return name
 	}
-	return name
+	return name[strings.LastIndexByte(name, '/')+1:]
 }
 
 // AuditPage is what a query found. Next is the After of the next page, and 0 when the

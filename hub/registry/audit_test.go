@@ -127,3 +127,21 @@ func TestQueryPicksRecords(t *testing.T) {
 		}
 	}
 }
+
+// TestShortActorIsOfACertificateOnly: what the subject of a token ends in is nobody's name.
+func TestShortActorIsOfACertificateOnly(t *testing.T) {
+	for actor, want := range map[string]bool{
+		"spiffe://fleet.example/operator/ann":    true,
+		"ann":                                    true,
+		"oidc:https://id.example#team/ann":       false,
+		"oidc:https://id.example#spiffe://x/ann": false,
+		"spiffe://fleet.example/operator/joann":  false,
+	} {
+		if got := (AuditQuery{Actor: "ann"}).Matches(AuditRecord{Actor: actor}); got != want {
+			t.Errorf("ann picks %s: %v", actor, got)
+		}
+		if !(AuditQuery{Actor: actor}).Matches(AuditRecord{Actor: actor}) {
+			t.Errorf("%s doesn't pick itself", actor)
+		}
+	}
+}

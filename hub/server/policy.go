@@ -229,7 +229,7 @@ func (s *policies) Explain(ctx context.Context, q admin.PolicyQuestion) (admin.P
 	}
 	for _, c := range h.broker.Peers(func(p mtls.Peer) bool { return p.Identity.Role == q.Role && p.Identity.ID == q.ID }) {
 		answer.Online = true
-		subject.OU, subject.SAN, subject.Unseen = c.Peer.Identity.OU, policy.Names(c.Peer.Certificate), false
+		subject = h.broker.SubjectOf(c.Peer)
 	}
 	answer.Explanation = s.current.Policy().Explain(subject, q.Action, q.Topic)
 	return answer, nil
