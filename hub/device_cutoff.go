@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -65,34 +66,39 @@ func newDeviceSuspend(output *command.Output) *cobra.Command {
 }
 
 func newDeviceResume(output *command.Output) *cobra.Command {
+	return newDeviceLift(output, fleet.VerbResume, (*admin.Client).Resume, "device %s is %s again and may connect\n", &cobra.Command{
+		Use:   "resume [ID]",
+		Short: "Lift a suspension, or those of the devices that a selector picks (with --confirm)",
+		Long:  "Lifts suspensions: one at once, several with --confirm.\n\n" + selectHelp,
+	})
+}
+
+// newDeviceLift completes the command c of a verb that lets devices in: one at once, by
+// lift, which is told of in the words of a format, or those that a selector picks.
+func newDeviceLift(output *command.Output, verb fleet.Verb, lift func(*admin.Client, context.Context, string, string) (admin.Device, error), format string, c *cobra.Command) *cobra.Command {
 	var r remote
 	var p picking
 	var o confirmation
 	var words string
-	c := &cobra.Command{
-		Use:   "resume [ID]",
-		Short: "Lift a suspension, or those of the devices that a selector picks (with --confirm)",
-		Long:  "Lifts suspensions: one at once, several with --confirm.\n\n" + selectHelp,
-		Args:  cobra.MaximumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			id, selector, err := p.target(args)
+	c.Args = cobra.MaximumNArgs(1)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		id, selector, err := p.target(args)
+		if err != nil {
+			return err
+		}
+		return r.do(func(client *admin.Client) error {
+			if selector != "" {
+				return orderSelection(c, output, client, verb, admin.SelectionRequest{Select: selector, Note: words}, o)
+			}
+			d, err := lift(client, c.Context(), id, words)
 			if err != nil {
 				return err
 			}
-			return r.do(func(client *admin.Client) error {
-				if selector != "" {
-					return orderSelection(c, output, client, fleet.VerbResume, admin.SelectionRequest{Select: selector, Note: words}, o)
-				}
-				d, err := client.Resume(c.Context(), id, words)
-				if err != nil {
-					return err
-				}
-				return output.Print(c.OutOrStdout(), d, func(w io.Writer) error {
-					_, err := fmt.Fprintf(w, "device %s is %s again and may connect\n", d.ID, d.State)
-					return err
-				})
+			return output.Print(c.OutOrStdout(), d, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, format, d.ID, d.State)
+				return err
 			})
-		},
+		})
 	}
 	remoteFlags(c, &r)
 	p.flags(c)

@@ -228,7 +228,7 @@ func FuzzEntityTagsAreReadAsTheyAreWritten(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, list, opaque string) {
 		if strings.ContainsAny(opaque, "\"\r\n") {
-			t.Skip()
+			return // no entity tag has them
 		}
 		tag := `"` + opaque + `"`
 		for _, how := range []comparison{strongly, weakly} {
