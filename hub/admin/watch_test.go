@@ -222,6 +222,8 @@ func TestWatchRefusesABadFilterAndTooManyReaders(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	var p *Problem
+	soon, enough := context.WithTimeout(t.Context(), time.Minute) // one that is let in must not last
+	defer enough()
 	for i := range maxWatches / eachWatches {
 		one := c
 		if i > 0 {
@@ -231,12 +233,12 @@ func TestWatchRefusesABadFilterAndTooManyReaders(t *testing.T) {
 			go func() { ended <- one.Watch(ctx, "", func(Message) error { return nil }) }()
 			<-f.filters
 		}
-		if err := one.Watch(t.Context(), "", nil); !errors.As(err, &p) || p.Status != http.StatusServiceUnavailable {
+		if err := one.Watch(soon, "", nil); !errors.As(err, &p) || p.Status != http.StatusServiceUnavailable {
 			t.Errorf("one watch more than caller %d may have: error = %v", i, err)
 		}
 	}
 	late := h.client(h.pki.Operator("late", certtest.WithOU("viewer")))
-	if err := late.Watch(t.Context(), "", nil); !errors.As(err, &p) || p.Status != http.StatusServiceUnavailable {
+	if err := late.Watch(soon, "", nil); !errors.As(err, &p) || p.Status != http.StatusServiceUnavailable {
 		t.Errorf("one watch more than there may be: error = %v", err)
 	}
 	cancel()

@@ -2,6 +2,7 @@ package console_test
 
 import (
 	"bufio"
+	"context"
 	"html"
 	"io"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -49,9 +51,12 @@ type page struct {
 	text   string
 }
 
+// send reads the whole answer: a stream that should have been refused fails the test.
 func (b *browser) send(r *http.Request) page {
 	b.t.Helper()
-	response, err := b.http.Do(r)
+	ctx, enough := context.WithTimeout(r.Context(), time.Minute)
+	defer enough()
+	response, err := b.http.Do(r.WithContext(ctx))
 	if err != nil {
 		b.t.Fatal(err)
 	}
