@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fleethub/fleethub/device-agent/link/linktest"
+
 	"github.com/fleethub/fleethub/certs/certtest"
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
@@ -105,35 +107,7 @@ func (p *peer) start(address string) {
 	if err := p.server.Serve(); err != nil { // returns once it serves
 		p.t.Fatal(err)
 	}
-	p.end = accept(p.server, tls.NewListener(inner, p.config))
-}
-
-// accept serves connections until what it returns is called. mochi's own listener takes them
-// while its server closes, which races.
-func accept(server *mochi.Server, listener net.Listener) (stop func()) {
-	var accepting, serving sync.WaitGroup
-	var conns sync.Map
-	accepting.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			conns.Store(conn, nil)
-			serving.Go(func() {
-				defer conns.Delete(conn)
-				defer conn.Close()
-				_ = server.EstablishConnection("tls", conn) // how it ends is the tests' business
-			})
-		}
-	})
-	return func() {
-		listener.Close()
-		accepting.Wait()
-		conns.Range(func(conn, _ any) bool { conn.(net.Conn).Close(); return true })
-		serving.Wait()
-		_ = server.Close()
-	}
+	p.end = linktest.Accept(p.server, tls.NewListener(inner, p.config))
 }
 
 func (p *peer) stop() {

@@ -44,7 +44,7 @@ var houseRules = []rule{
 	{"hub/consumer", under(certs, hubLow, []string{"hub/journal", "hub/ingest"}), "readers of the journal, whoever shows or sends what they read"},
 	{"hub/status", under(certs, hubLow, []string{"hub/fleet"}), "what others may know of certificates, from the registry"},
 	{"hub/why", under(certs, hubLow), "remembers in words, knows no socket"},
-	{"hub/clones", under(certs, hubLow), "counts what devices do, knows no socket"},
+	{"hub/misuse", under(certs, hubLow), "counts what devices do, knows no socket"},
 	{"hub/boltstore", under(certs, hubLow, hubMiddle), "satisfies its users' interfaces without importing the rooms beside it"},
 	{"hub/listener", under(certs, hubLow, hubMiddle), "accepts connections, knows no MQTT session"},
 	{"hub/broker/conformance", []string{"certs", "hub"}, "tests a whole hub from outside"},
@@ -54,6 +54,7 @@ var houseRules = []rule{
 	{"hub/cluster", under(certs, hubLow, hubMiddle), "other nodes behind an interface"},
 	{"hub", []string{"certs", "hub"}, "the hub knows no other program"},
 
+	{"device-agent/link/linktest", nil, "a server for tests of clients, and no more"},
 	{"provisioning", []string{"certs", "provisioning"}, "the station knows no hub: a manifest file is what passes between them"},
 	{"device-agent", []string{"certs", "device-agent", "hub/protocol"}, "a device knows of the hub only its door"},
 	{"firmware-sim/soak", []string{"certs", "firmware-sim", "hub/protocol", "hub/wire", "hub/journal"}, "a judge reads frames and the journal's files, and nothing of the hub's insides"},
@@ -64,7 +65,7 @@ var (
 	floor0    = []string{"certs/identity", "certs/revocation", "certs/pemfile"}
 	certs     = []string{"certs"}
 	hubLow    = []string{"hub/registry", "hub/topic", "hub/wire", "hub/ticket", "hub/session", "hub/protocol"}
-	hubMiddle = []string{"hub/fleet", "hub/policy", "hub/admission", "hub/ingest", "hub/consumer", "hub/status", "hub/why", "hub/clones"}
+	hubMiddle = []string{"hub/fleet", "hub/policy", "hub/admission", "hub/ingest", "hub/consumer", "hub/status", "hub/why", "hub/misuse"}
 )
 
 // onlyRooms names the rooms that may import a dependency: one owner each, so that it can be replaced there.
@@ -73,7 +74,7 @@ var onlyRooms = []struct {
 	rooms      []string
 	reason     string
 }{
-	{"github.com/mochi-mqtt", []string{"hub/wire", "firmware-sim/peers"}, "its defects (DESIGN §9) are contained in one room; the peers' benchmark runs its server"},
+	{"github.com/mochi-mqtt", []string{"hub/wire", "firmware-sim/peers", "device-agent/link/linktest"}, "its defects (DESIGN §9) are contained in one room; the peers' benchmark runs its server, and tests of clients do"},
 	{"github.com/eclipse/paho", []string{"device-agent/link"}, "no jitter, a store that panics: link is the only one who knows"},
 	{"go.etcd.io/bbolt", []string{"hub/boltstore", "provisioning/ledger", "device-agent/outbox"}, "the file format has one owner"},
 	{"github.com/nats-io", []string{"hub/cluster"}, "the hub runs without it"},
@@ -97,7 +98,7 @@ var onlyRooms = []struct {
 }
 
 // testHelpers may be imported by any test, and by no program.
-var testHelpers = []string{"certs/certtest", "certs/tpm/tpmtest", "hub/hubtest"}
+var testHelpers = []string{"certs/certtest", "certs/tpm/tpmtest", "hub/hubtest", "device-agent/link/linktest"}
 
 // badNames are rooms without an idea.
 var badNames = []string{"util", "utils", "common", "types", "helpers", "misc", "shared"}

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fleethub/fleethub/device-agent/link/linktest"
+
 	"github.com/fleethub/fleethub/certs/certtest"
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
@@ -75,35 +77,8 @@ func newPeer(t testing.TB, fleet *certtest.Fleet) *peer {
 	if err := p.server.Serve(); err != nil { // returns once it serves
 		t.Fatal(err)
 	}
-	p.accept(t, tls.NewListener(inner, config))
+	t.Cleanup(linktest.Accept(p.server, tls.NewListener(inner, config)))
 	return p
-}
-
-// accept serves connections until the test ends. mochi's own listener takes them while
-// its server closes, which races.
-func (p *peer) accept(t testing.TB, listener net.Listener) {
-	var accepting, serving sync.WaitGroup
-	var conns sync.Map
-	accepting.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			conns.Store(conn, nil)
-			serving.Go(func() {
-				defer conn.Close()
-				_ = p.server.EstablishConnection("tls", conn) // how it ends is the tests' business
-			})
-		}
-	})
-	t.Cleanup(func() {
-		listener.Close()
-		accepting.Wait()
-		conns.Range(func(conn, _ any) bool { conn.(net.Conn).Close(); return true })
-		serving.Wait()
-		_ = p.server.Close()
-	})
 }
 
 func (p *peer) ID() string { return "peer" }
