@@ -18,12 +18,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fleethub/fleethub/device-agent/link/linktest"
-
 	"github.com/fleethub/fleethub/certs/certtest"
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
 	"github.com/fleethub/fleethub/device-agent/link"
+	"github.com/fleethub/fleethub/device-agent/link/linktest"
 	"github.com/fleethub/fleethub/hub/protocol"
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"

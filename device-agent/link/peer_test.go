@@ -12,11 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fleethub/fleethub/device-agent/link/linktest"
-
 	"github.com/fleethub/fleethub/certs/certtest"
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/device-agent/link/linktest"
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"go.uber.org/goleak"

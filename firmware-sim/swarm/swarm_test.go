@@ -19,11 +19,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fleethub/fleethub/device-agent/link/linktest"
-
 	"github.com/fleethub/fleethub/certs/certtest"
 	"github.com/fleethub/fleethub/certs/identity"
 	"github.com/fleethub/fleethub/certs/mtls"
+	"github.com/fleethub/fleethub/device-agent/link/linktest"
 	"github.com/fleethub/fleethub/firmware-sim/measure"
 	"github.com/fleethub/fleethub/firmware-sim/scenario"
 	mochi "github.com/mochi-mqtt/server/v2"
