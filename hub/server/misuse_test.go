@@ -51,6 +51,23 @@ func untilAnomaly(t *testing.T, h *hubtest.Hub, id, signal string) {
 	}
 }
 
+// untilScore waits until a device has that score.
+func untilScore(t *testing.T, h *hubtest.Hub, id, signal string, want int) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
+		found, err := h.Operator().Anomalies(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found.Scores[signal] >= want {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s of %s is not %d: %+v", signal, id, want, found)
+		}
+	}
+}
+
 func state(h *hubtest.Hub, id string) registry.State {
 	s, _ := h.Server().Fleet().Status(id)
 	return s.State
@@ -89,6 +106,7 @@ func TestCopiedKeyIsToldAndSuspendedOnlyIfAsked(t *testing.T) {
 				if err := connectFrom(t, h, d, []string{"127.0.0.1", "127.0.0.2"}[i%2], nil); err != nil {
 					t.Fatal(err)
 				}
+				untilScore(t, h, "pi-1", "connections", i+1) // it is taken note of behind the CONNACK, so the next could come first
 			}
 			untilAnomaly(t, h, "pi-1", "flapping")
 			if suspend == "never" {
