@@ -286,16 +286,38 @@ func (c *client) condemn(reason string) {
 // for a version 5 client, then the end of the socket, within CloseTimeout of
 // the listener even if the peer no longer reads.
 func (c *client) Disconnect(reason string) {
+	if last, ok := c.part(reason); ok {
+		if len(last) > 0 {
+			_ = c.writeOut(last)
+		}
+		c.conn.Close()
+	}
+}
+
+// disconnectHere is Disconnect on the caller's goroutine; see Conn.CloseHere.
+func (c *client) disconnectHere(reason string) {
+	if last, ok := c.part(reason); ok {
+		if len(last) > 0 {
+			c.b.counters.packetsSent.add(c.number, 1)
+			c.b.counters.bytesSent.add(c.number, uint64(len(last)))
+		}
+		c.conn.CloseHere(last)
+	}
+}
+
+// part condemns the client and returns what it is told; false: somebody else parts from it.
+func (c *client) part(reason string) (last []byte, ok bool) {
 	c.condemn(reason)
 	if c.closing.Swap(true) {
-		return
+		return nil, false
 	}
 	if c.ready.Load() && c.version == wire.V5 {
-		if data, err := wire.AppendWithin(nil, &wire.Disconnect{Code: disconnectCode(c.whyEnded())}, c.version, c.limit); err == nil && len(data) > 0 {
-			_ = c.writeOut(data)
+		data, err := wire.AppendWithin(nil, &wire.Disconnect{Code: disconnectCode(c.whyEnded())}, c.version, c.limit)
+		if err == nil { // it may be more than the client takes
+			last = data
 		}
 	}
-	c.conn.Close()
+	return last, true
 }
 
 func disconnectCode(reason string) wire.Code {

@@ -126,21 +126,30 @@ func cutOff(ctx context.Context, conns []session.Conn, reason string) (told <-ch
 // time, here and at whoever is told of it; as fast as can be, ten thousand would keep all
 // others waiting for half a second.
 const (
-	closedAtOnce  = 100 // without a pause
-	closedPerTurn = 2
-	closedASecond = 4500
-	closedWithin  = 10 * time.Second // all of them, if they are more than that rate closes
+	closedAtOnce  = 100 // without a pause, if they are no more
+	closedPerTurn = 4
+	closedASecond = 4000
+	closedWithin  = 10 * time.Second     // all of them, if they are more than that rate closes
+	closedBehind  = 4 * time.Millisecond // what is made up for without a pause if the hub was held up
 )
 
-// disconnectPaced tells all of them, with pauses, and without if ctx has ended.
+// disconnectPaced tells all of them, with pauses, and without if ctx has ended. One after
+// the other: what has to be done for others meanwhile waits for one of them at most.
 func disconnectPaced(ctx context.Context, conns []session.Conn, reason string) {
-	each := min(time.Second/closedASecond, closedWithin/time.Duration(max(1, len(conns))))
-	began := time.Now()
-	for i, c := range conns {
-		if i >= closedAtOnce && i%closedPerTurn == 0 {
-			pause(ctx, time.Until(began.Add(time.Duration(i-closedAtOnce)*each)))
+	turn := closedPerTurn * min(time.Second/closedASecond, closedWithin/time.Duration(max(1, len(conns))))
+	due := time.Now()
+	for i, conn := range conns {
+		if len(conns) > closedAtOnce && i%closedPerTurn == 0 {
+			now := time.Now()
+			due = later(due, now.Add(-closedBehind))
+			pause(ctx, due.Sub(now))
+			due = due.Add(turn)
 		}
-		c.Disconnect(reason)
+		if c, ok := conn.(*client); ok {
+			c.disconnectHere(reason)
+		} else {
+			conn.Disconnect(reason)
+		}
 	}
 }
 

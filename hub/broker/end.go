@@ -37,7 +37,7 @@ func (b *Broker) leave(c *client, err error) {
 	s.mu.Lock()
 	var last *wire.Will
 	if s.client == c {
-		lives := s.stored && s.expiry > 0 && !s.gone
+		lives := s.stored && s.expiry > 0 && !s.gone && !endsDevice(c.whyEnded())
 		last = b.detach(s, c, lives)
 		if lives {
 			_ = b.ingest.Presence(s.record(), nil) // an error marks the journal as stale

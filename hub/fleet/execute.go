@@ -107,11 +107,7 @@ func (r *run) carryOut(ctx context.Context) (Result, error) {
 	r.receipt = newReceipt(f, r.order, r.actor)
 	r.receipt.Approver = r.approver.Name
 	err := f.write(ctx, func() error { return r.mark(ctx) })
-	var closed []Closed
-	if r.closing != nil {
-		closed = <-r.closing
-		r.receipt.PurgedAt = f.config.Now()
-	}
+	closed, err := r.closed(ctx, err)
 	if errors.Is(err, ErrUnfinished) {
 		err = r.leave(closed, err)
 	}
@@ -129,6 +125,29 @@ func (r *run) carryOut(ctx context.Context) (Result, error) {
 		f.keep(ctx, &r.receipt)
 	}
 	return Result{Receipt: &r.receipt}, nil
+}
+
+// closed waits for the sessions' end, and has the order in all records. err is what
+// became of mark.
+func (r *run) closed(ctx context.Context, err error) ([]Closed, error) {
+	if r.closing == nil {
+		return nil, err
+	}
+	f := r.fleet
+	defer func() { r.receipt.PurgedAt = f.config.Now() }()
+	if r.pending == nil || err != nil {
+		return <-r.closing, err
+	}
+	ctx = context.WithoutCancel(ctx)
+	select {
+	case closed := <-r.closing:
+		f.cutting.Add(-1)
+		return closed, r.complete(ctx)
+	case <-time.After(finishAfter):
+	}
+	f.cutting.Add(-1)
+	err = r.complete(ctx)
+	return <-r.closing, err
 }
 
 // mark makes the order durable and effective and begins to disconnect. It runs in the

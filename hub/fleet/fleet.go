@@ -141,7 +141,8 @@ type Fleet struct {
 	// pending has the orders that are durable and not yet written into every record,
 	// oldest first. Only the holder of the turn, or Open, touches it.
 	pending    []*pendingOrder
-	unfinished atomic.Bool // some could not be written; tells the recorder to try again
+	unfinished atomic.Bool  // some could not be written; tells the recorder to try again
+	cutting    atomic.Int32 // how many of them wait for their sessions' end; sightings do, too
 
 	sightings *sightings
 	stop      chan struct{} // closed by Close

@@ -191,7 +191,7 @@ func TestCutOffHoldsInMemoryWhileTheDiskIsFull(t *testing.T) {
 			}
 			// Nothing else lifts the block: not a late sighting, not an import.
 			r.store.broken.Store(false)
-			if err := r.flush(map[string]time.Time{"pi-1": time.Now()}); err != nil {
+			if err := r.flush([]string{"pi-1"}, map[string]time.Time{"pi-1": time.Now()}); err != nil {
 				t.Fatal(err)
 			}
 			if status, _ := r.Status("pi-1"); status.State != verb.state {

@@ -16,20 +16,22 @@ const orderChunk = 1000
 
 // Where the order is durable already, records are written at leisure: a few a
 // transaction, and with as long a pause after it. Only the receipt waits for them, and
-// whoever publishes meanwhile waits for the same disk and processors.
+// whoever publishes meanwhile waits for the same disk and processors. For the same
+// reason they wait until the sessions are closed.
 const (
-	finishTurns = 150                   // the fewest for any number, unless each has too few
+	finishTurns = 20                    // the fewest for any number, unless each has too few
 	finishChunk = 64                    // devices a transaction, at least
 	finishPause = 20 * time.Millisecond // at most
+	finishAfter = 5 * time.Second       // though sessions are still open
 )
 
 // A cut-off of more devices than that is made durable before it is in their records:
 //
 //  1. One transaction writes the order with the IDs of all whom it is for, and its audit
 //     record. From here on it holds, through any crash: Open finishes it.
-//  2. The index says so: nobody of them is admitted. Their sessions are disconnected,
-//     while
-//  3. their records are written, a chunk a transaction. The last one removes the order.
+//  2. The index says so: nobody of them is admitted. Their sessions are disconnected.
+//  3. Their records are written, a chunk a transaction, by whoever is next to write
+//     anything. The last one removes the order.
 //
 // So ten thousand devices are out as soon as one is, and no transaction grows with the
 // fleet.
@@ -52,7 +54,7 @@ type pendingOrder struct {
 	orphan  bool            // whoever gave the order doesn't wait any more: its receipt is written with its end
 }
 
-// commitJournal makes an order for many durable and effective, then writes their
+// commitJournal makes an order for many durable and effective. complete writes their
 // records.
 func (r *run) commitJournal(ctx context.Context, record registry.AuditRecord) error {
 	f, state := r.fleet, verbs[r.order.Verb].state
@@ -78,13 +80,22 @@ func (r *run) commitJournal(ctx context.Context, record registry.AuditRecord) er
 		f.block(id, state)
 	}
 	r.receipt.EffectiveAt = f.config.Now()
+	f.cutting.Add(1) // closed takes it back
 	r.disconnect()
 	f.pending, r.pending = append(f.pending, p), p
-	if err := f.finish(ctx); err != nil {
-		return fmt.Errorf("%w: %s: it holds, through a restart, too: %w; make the store writable, the rest goes by itself", ErrUnfinished, r.order.target(), err)
-	}
-	r.receipt.count(r.ids, p.lines)
 	return nil
+}
+
+// complete has the order in every record, unless somebody else has done so by now.
+func (r *run) complete(ctx context.Context) error {
+	f := r.fleet
+	return f.write(ctx, func() error {
+		if err := f.finish(ctx); err != nil { // once more, and now it is our error
+			return fmt.Errorf("%w: %s: it holds, through a restart, too: %w; make the store writable, the rest goes by itself", ErrUnfinished, r.order.target(), err)
+		}
+		r.receipt.count(r.ids, r.pending.lines)
+		return nil
+	})
 }
 
 // leave is the end of an order whose records can't all be written yet, once its sessions
@@ -182,7 +193,7 @@ func (f *Fleet) finishOrder(ctx context.Context, p *pendingOrder) error {
 			f.publish(&s.devices[i])
 		}
 		p.lines, p.written = append(p.lines, s.lines...), p.written+len(chunk)
-		time.Sleep(min(2*time.Since(began), finishPause))
+		time.Sleep(min(time.Since(began), finishPause))
 	}
 	return f.config.Store.Commit(ctx, registry.Change{Documents: []registry.Document{{Kind: registry.KindOrder, ID: p.Order.ID}}})
 }

@@ -74,7 +74,8 @@ func TestNobodyIsAdmittedAfterTheReceipt(t *testing.T) {
 				r.Relabel(t.Context(), Relabel{Device: ids.Draw(rt, "id"), Labels: map[string]string{"ring": rapid.SampledFrom([]string{"canary", "stable", ""}).Draw(rt, "ring")}}, ann)
 			},
 			"see": func(rt *rapid.T) {
-				r.flush(map[string]time.Time{ids.Draw(rt, "id"): time.Now()})
+				id := ids.Draw(rt, "id")
+				r.flush([]string{id}, map[string]time.Time{id: time.Now()})
 			},
 			"import again": func(rt *rapid.T) {
 				r.Import(t.Context(), r.sign(entryOf(credentials[ids.Draw(rt, "id")])), ann)

@@ -2,6 +2,8 @@ package fleet
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +17,10 @@ const (
 	flushSize  = 1024
 	maxPending = 16 * flushSize
 )
+
+// flushChunk is how many of them one transaction takes, a few milliseconds of a
+// processor. After many came at once, whoever else wants that has his turn in between.
+const flushChunk = 512
 
 // recorderName is who the audit log names for a change that nobody asked for.
 const recorderName = "hub"
@@ -82,9 +88,7 @@ func (s *sightings) take() map[string]time.Time {
 // registered device active. It waits for no disk: when too many sightings wait it is
 // dropped, since the next one says the same. Devices without a record are ignored.
 func (f *Fleet) Seen(id string, at time.Time) {
-	select {
-	case <-f.stop:
-	default:
+	if !f.stopped() {
 		f.sightings.add(id, at)
 	}
 }
@@ -97,13 +101,26 @@ func (f *Fleet) DroppedSightings() uint64 { return f.sightings.dropped.Load() }
 // there is.
 func (f *Fleet) recordSightings() {
 	flush := func() {
+		if f.cutting.Load() > 0 && !f.stopped() {
+			return // at a later tick
+		}
 		taken := f.sightings.take()
 		if len(taken) == 0 {
 			return
 		}
-		if err := f.flush(taken); err != nil {
-			f.config.Log.Error("sightings wait for the store", "devices", len(taken), "error", err)
-			f.sightings.putBack(taken)
+		for chunk := range slices.Chunk(slices.Sorted(maps.Keys(taken)), flushChunk) { // neighbours share pages
+			began := time.Now()
+			if err := f.flush(chunk, taken); err != nil {
+				f.config.Log.Error("sightings wait for the store", "devices", len(taken), "error", err)
+				f.sightings.putBack(taken)
+				return
+			}
+			for _, id := range chunk {
+				delete(taken, id)
+			}
+			if len(taken) > 0 {
+				f.sleep(2 * time.Since(began))
+			}
 		}
 	}
 	tick := time.NewTicker(f.config.FlushInterval)
@@ -122,13 +139,32 @@ func (f *Fleet) recordSightings() {
 	}
 }
 
-// flush writes sightings and the activations that follow from them in one
-// transaction.
-func (f *Fleet) flush(pending map[string]time.Time) error {
+// stopped reports whether the fleet is being closed.
+func (f *Fleet) stopped() bool {
+	select {
+	case <-f.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// sleep waits, or until the fleet is closed.
+func (f *Fleet) sleep(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-f.stop:
+	}
+}
+
+// flush writes sightings of those devices and the activations that follow from them in
+// one transaction.
+func (f *Fleet) flush(ids []string, seen map[string]time.Time) error {
 	ctx := context.Background()
 	return f.write(ctx, func() error {
 		var change registry.Change
-		for id, at := range pending {
+		for _, id := range ids {
+			at := seen[id]
 			state, known := f.index.state(id)
 			if !known {
 				continue

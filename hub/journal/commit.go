@@ -22,6 +22,30 @@ func newBatch() *batch { return &batch{buf: make([]byte, batchHeader, 4<<10)} }
 
 func (b *batch) empty() bool { return b.count == 0 && len(b.waiters) == 0 }
 
+// linger is how long records for which nobody waits may gather. Each batch costs a sync, and a waiter who comes while one
+// is under way waits for two.
+const linger = 10 * time.Millisecond
+
+// urgency is how soon a batch is to be written. Who raises it rouses the committer.
+type urgency int
+
+const (
+	nothing urgency = iota // to write
+	lazy                   // after linger at the latest
+	urgent                 // at once
+)
+
+// urgency returns how soon the batch is to be written, in a journal of so large a buffer.
+func (b *batch) urgency(buffer int) urgency {
+	switch {
+	case b.empty():
+		return nothing
+	case len(b.waiters) == 0 && len(b.buf) < min(1<<20, buffer/4):
+		return lazy
+	}
+	return urgent
+}
+
 // bytes is what Journal.waiting counts of it.
 func (b *batch) bytes() int { return len(b.buf) - batchHeader }
 
@@ -44,16 +68,31 @@ type outcome struct {
 // commit is the committer: the one goroutine that writes to segments. Close ends it.
 func (j *Journal) commit() {
 	defer close(j.outcomes)
+	lazily := time.NewTimer(linger)
+	lazily.Stop()
+	lingers := false // lazily runs
 	for {
-		if b := j.take(); b != nil {
+		b, wants := j.take(urgent)
+		if b != nil {
 			j.write(b)
+			lingers = false
 			continue
+		}
+		if wants == lazy && !lingers {
+			lazily.Reset(linger)
+			lingers = true
 		}
 		select {
 		case <-j.wake:
+		case <-lazily.C:
+			lingers = false
+			if b, _ := j.take(lazy); b != nil {
+				j.write(b)
+			}
 		case <-j.closing:
+			lazily.Stop()
 			// Nothing more is appended now.
-			if b := j.take(); b != nil {
+			if b, _ := j.take(lazy); b != nil {
 				j.write(b)
 			}
 			j.endError = j.end()
@@ -62,11 +101,15 @@ func (j *Journal) commit() {
 	}
 }
 
-// take returns what has gathered, nil if nothing has.
-func (j *Journal) take() *batch {
+// take returns what has gathered if that is as urgent, else nil, and how urgent it is.
+func (j *Journal) take(atLeast urgency) (*batch, urgency) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.takeLocked()
+	wants := j.gathering.urgency(j.config.Buffer)
+	if wants < atLeast {
+		return nil, wants
+	}
+	return j.takeLocked(), wants
 }
 
 func (j *Journal) takeLocked() *batch {

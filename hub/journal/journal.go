@@ -140,8 +140,8 @@ type Journal struct {
 	counts     Stats // the counters in it
 }
 
-// Append appends a copy of record and returns its position; it never waits for the disk. w, which may be nil, is told
-// when the record is committed. On an error (ErrFull, ErrTooLarge, ErrUnavailable, ErrClosed) nothing was appended and w
+// Append appends a copy of record and returns its position; it never waits for the disk. w is told when the record is
+// committed; if it is nil, that may take up to 10 ms longer, unless something comes behind it for which somebody waits. On an error (ErrFull, ErrTooLarge, ErrUnavailable, ErrClosed) nothing was appended and w
 // will not be told.
 func (j *Journal) Append(record []byte, w Waiter) (Position, error) {
 	if recordHeader+len(record) > j.config.Buffer {
@@ -157,7 +157,7 @@ func (j *Journal) Append(record []byte, w Waiter) (Position, error) {
 		return 0, ErrFull
 	}
 	b := j.gathering
-	first := b.empty()
+	before := b.urgency(j.config.Buffer)
 	p := j.next
 	if b.count == 0 {
 		b.first = p
@@ -166,8 +166,9 @@ func (j *Journal) Append(record []byte, w Waiter) (Position, error) {
 	j.next++
 	j.waiting += recordHeader + len(record)
 	j.counts.Appended++
+	now := b.urgency(j.config.Buffer)
 	j.mu.Unlock()
-	if first {
+	if now > before {
 		j.rouse()
 	}
 	return p, nil
@@ -194,10 +195,11 @@ func (j *Journal) Sync(ctx context.Context) error {
 		defer j.mu.Unlock()
 		return j.refusing
 	}
-	first := j.gathering.empty()
+	before := j.gathering.urgency(j.config.Buffer)
 	j.gathering.waiters = append(j.gathering.waiters, told)
+	now := j.gathering.urgency(j.config.Buffer)
 	j.mu.Unlock()
-	if first {
+	if now > before {
 		j.rouse()
 	}
 	select {

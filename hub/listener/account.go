@@ -97,13 +97,20 @@ func (r *rawConn) receive(p []byte) (int, error) {
 
 // Write counts what the peer is sent. What crypto/tls sends by itself after the
 // handshake, such as its answer to a key update, has a deadline, too.
-func (r *rawConn) Write(p []byte) (int, error) {
+func (r *rawConn) Write(p []byte) (n int, err error) {
+	r.writers.Add(1)
+	defer r.writers.Add(-1)
+	if r.hurried.Load() {
+		n, err = sendNow(r.Conn, p)
+		r.down.Add(int64(n))
+		return n, err
+	}
 	if c := r.conn; c.shaken.Load() && c.writing.Load() == 0 {
 		if err := r.Conn.SetWriteDeadline(time.Now().Add(c.writeTimeout)); err != nil {
 			return 0, err
 		}
 	}
-	n, err := r.Conn.Write(p)
+	n, err = r.Conn.Write(p)
 	r.down.Add(int64(n))
 	return n, err
 }

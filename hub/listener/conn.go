@@ -73,6 +73,9 @@ type rawConn struct {
 	conn     *Conn
 	turn     *turn        // nil unless a handshake is under way; its goroutine only
 	up, down atomic.Int64 // octets read and written; see account.go
+
+	writers atomic.Int32 // writes under way
+	hurried atomic.Bool  // a write that begins waits for nobody; see hurry
 }
 
 // Read reads for crypto/tls.
@@ -297,6 +300,37 @@ func (c *Conn) Close() error {
 	}
 	c.patience = time.AfterFunc(c.closeTimeout, c.Cut)
 	c.startFlush()
+	return nil
+}
+
+// CloseHere is Close, with last as the last that is written, on the caller's goroutine
+// where nothing is waited for: to a peer that keeps up, in one segment with TLS's
+// close_notify and the end of the stream. Unlike Close it makes system calls, so hold no
+// lock over it. It is for who closes many connections one after the other: they don't
+// compete with the others' messages for the processors.
+func (c *Conn) CloseHere(last []byte) error {
+	c.mu.Lock()
+	if c.closing {
+		c.mu.Unlock()
+		return nil
+	}
+	if c.flushing || c.pending != nil || !c.raw.hurry() {
+		c.mu.Unlock()
+		if len(last) > 0 {
+			_, _ = c.Write(last) // an error means that it is closing
+		}
+		return c.Close()
+	}
+	c.closing, c.flushing = true, true // nobody else writes
+	gone := c.gone
+	c.mu.Unlock()
+	if !gone {
+		if len(last) > 0 {
+			_, _ = c.tls.Write(last) // who doesn't take it isn't waited for
+		}
+		c.tls.Close()
+	}
+	c.finish()
 	return nil
 }
 
