@@ -134,20 +134,24 @@ func (r *run) closed(ctx context.Context, err error) ([]Closed, error) {
 		return nil, err
 	}
 	f := r.fleet
-	defer func() { r.receipt.PurgedAt = f.config.Now() }()
+	purged := func(closed []Closed) []Closed {
+		r.receipt.PurgedAt = f.config.Now()
+		return closed
+	}
 	if r.pending == nil || err != nil {
-		return <-r.closing, err
+		return purged(<-r.closing), err
 	}
 	ctx = context.WithoutCancel(ctx)
 	select {
 	case closed := <-r.closing:
+		purged(closed)
 		f.cutting.Add(-1)
 		return closed, r.complete(ctx)
 	case <-time.After(finishAfter):
+		f.cutting.Add(-1)
+		err = r.complete(ctx)
+		return purged(<-r.closing), err
 	}
-	f.cutting.Add(-1)
-	err = r.complete(ctx)
-	return <-r.closing, err
 }
 
 // mark makes the order durable and effective and begins to disconnect. It runs in the

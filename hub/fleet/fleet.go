@@ -357,16 +357,29 @@ func pageSize(limit int) int {
 	return min(limit, maxPage)
 }
 
-// write runs fn while nobody else writes, or gives up when ctx ends first.
+// write runs fn while nobody else writes, or gives up when ctx ends first. An order that
+// is not in every record yet comes first, so that nobody decides by a record that is
+// about to change.
 func (f *Fleet) write(ctx context.Context, fn func() error) error {
+	return f.inTurn(ctx, func() error {
+		f.settle(ctx)
+		return fn()
+	})
+}
+
+// settle has the orders that are not in every record yet there. Only the holder of the
+// turn calls it.
+func (f *Fleet) settle(ctx context.Context) {
+	if err := f.finish(context.WithoutCancel(ctx)); err != nil {
+		f.config.Log.Error("an order waits for the store", "error", err)
+	}
+}
+
+// inTurn is write, whatever orders there are.
+func (f *Fleet) inTurn(ctx context.Context, fn func() error) error {
 	select {
 	case f.turn <- struct{}{}:
 		defer func() { <-f.turn }()
-		// An order that is not in every record yet comes first, so that nobody decides
-		// by a record that is about to change.
-		if err := f.finish(context.WithoutCancel(ctx)); err != nil {
-			f.config.Log.Error("an order waits for the store", "error", err)
-		}
 		return fn()
 	case <-ctx.Done():
 		return fmt.Errorf("wait for another change to the fleet: %w", ctx.Err())

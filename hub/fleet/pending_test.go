@@ -106,6 +106,50 @@ func TestUnfinishedOrderGoesOnByItselfOnceTheDiskTakesWrites(t *testing.T) {
 	}
 }
 
+// TestRecordsOfManyWaitForTheirSessionsEnd, unless somebody else has an order: that waits
+// for no socket.
+func TestRecordsOfManyWaitForTheirSessionsEnd(t *testing.T) {
+	r := newRig(t)
+	r.populate(orderChunk + 200)
+	active := r.inState(registry.StateActive)
+	r.register("other-1")
+	held := make(chan struct{})
+	r.sessions.many.Store(&held)
+	answer := make(chan error, 1)
+	go func() {
+		result, err := r.Execute(t.Context(), Order{ID: "order-1", Verb: VerbRevoke, Select: selecting(t, "state=active"), Count: len(active)}, ann)
+		if err == nil && (result.Receipt.Count != len(active) || result.Receipt.PurgedAt.IsZero()) {
+			err = fmt.Errorf("receipt of %d, purged at %v", result.Receipt.Count, result.Receipt.PurgedAt)
+		}
+		answer <- err
+	}()
+	stored := func() registry.State {
+		d, err := r.bolt.Device(t.Context(), active[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.State
+	}
+	eventually(t, func() bool { status, _ := r.Status(active[0]); return status.State == registry.StateRevoked })
+	r.Seen(active[0], time.Now()) // a sighting is no order
+	if state := stored(); state != registry.StateActive {
+		t.Errorf("the record says %s though sessions are open", state)
+	}
+	if _, err := r.Suspend(t.Context(), "other-1", "", ann); err != nil {
+		t.Fatal(err)
+	}
+	if state := stored(); state != registry.StateRevoked {
+		t.Errorf("the record says %s behind the next order", state)
+	}
+	close(held)
+	if err := <-answer; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.VerifyAudit(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // eventually waits until cond holds, or the test's patience ends.
 func eventually(t *testing.T, cond func() bool) {
 	t.Helper()

@@ -21,6 +21,8 @@ var ann = Actor{Name: "spiffe://fleet.example/operator/ann", Address: "192.0.2.1
 // sessions remembers who was disconnected and looks, at that moment, whether the
 // index already refuses them: a disconnect before that would let them come back.
 type sessions struct {
+	many atomic.Pointer[chan struct{}] // closed to let those go who are cut off with others; nil: they go at once
+
 	mu       sync.Mutex // guards what follows
 	fleet    *Fleet
 	live     map[string]int
@@ -30,6 +32,9 @@ type sessions struct {
 }
 
 func (s *sessions) DisconnectMany(_ context.Context, ids []string, reason string) (closed []Closed) {
+	if held := s.many.Load(); held != nil && len(ids) > 1 {
+		<-*held
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range ids {

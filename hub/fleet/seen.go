@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -101,9 +102,6 @@ func (f *Fleet) DroppedSightings() uint64 { return f.sightings.dropped.Load() }
 // there is.
 func (f *Fleet) recordSightings() {
 	flush := func() {
-		if f.cutting.Load() > 0 && !f.stopped() {
-			return // at a later tick
-		}
 		taken := f.sightings.take()
 		if len(taken) == 0 {
 			return
@@ -111,7 +109,9 @@ func (f *Fleet) recordSightings() {
 		for chunk := range slices.Chunk(slices.Sorted(maps.Keys(taken)), flushChunk) { // neighbours share pages
 			began := time.Now()
 			if err := f.flush(chunk, taken); err != nil {
-				f.config.Log.Error("sightings wait for the store", "devices", len(taken), "error", err)
+				if !errors.Is(err, errCutting) {
+					f.config.Log.Error("sightings wait for the store", "devices", len(taken), "error", err)
+				}
 				f.sightings.putBack(taken)
 				return
 			}
@@ -157,11 +157,18 @@ func (f *Fleet) sleep(d time.Duration) {
 	}
 }
 
+// errCutting is that the sessions of many are being closed: no time for sightings.
+var errCutting = errors.New("an order is being carried out")
+
 // flush writes sightings of those devices and the activations that follow from them in
 // one transaction.
 func (f *Fleet) flush(ids []string, seen map[string]time.Time) error {
 	ctx := context.Background()
-	return f.write(ctx, func() error {
+	return f.inTurn(ctx, func() error {
+		if f.cutting.Load() > 0 && !f.stopped() {
+			return errCutting
+		}
+		f.settle(ctx)
 		var change registry.Change
 		for _, id := range ids {
 			at := seen[id]
