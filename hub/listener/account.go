@@ -101,7 +101,7 @@ func (r *rawConn) Write(p []byte) (n int, err error) {
 	r.writers.Add(1)
 	defer r.writers.Add(-1)
 	if r.hurried.Load() {
-		n, err = sendNow(r.Conn, p)
+		n, err = sendNow(r.Conn, p, r.together.Load())
 		r.down.Add(int64(n))
 		return n, err
 	}

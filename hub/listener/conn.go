@@ -74,8 +74,9 @@ type rawConn struct {
 	turn     *turn        // nil unless a handshake is under way; its goroutine only
 	up, down atomic.Int64 // octets read and written; see account.go
 
-	writers atomic.Int32 // writes under way
-	hurried atomic.Bool  // a write that begins waits for nobody; see hurry
+	writers  atomic.Int32 // writes under way
+	hurried  atomic.Bool  // a write that begins waits for nobody; see hurry
+	together atomic.Bool  // and leaves with the next
 }
 
 // Read reads for crypto/tls.

@@ -3,7 +3,9 @@ package listener
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"io"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -42,6 +44,28 @@ func TestLastWordArrivesBeforeTheEnd(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestLastWordArrivesThoughSomethingIsUnread: the kernel resets such a stream.
+func TestLastWordArrivesThoughSomethingIsUnread(t *testing.T) {
+	ready := make(chan struct{})
+	h := start(t, func(c *Conn) {
+		c.Connected()
+		close(ready) // what comes with the handshake is read with it
+		until(t, "something is unread", func() bool { n, ok := unread(c.raw.Conn); return !ok || n > 0 })
+		c.CloseHere([]byte("bye"))
+	})
+	conn := h.mustDial("pi-1")
+	<-ready
+	_, err := conn.Write([]byte("more than anybody reads"))
+	must(t, err)
+	got, err := io.ReadAll(conn)
+	if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Error(err)
+	}
+	if string(got) != "bye" {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -7,8 +7,8 @@ import (
 	"net"
 )
 
-// canSendNow returns false.
-func canSendNow(net.Conn) bool { return false }
+// unread returns false.
+func unread(net.Conn) (int, bool) { return 0, false }
 
 // sendNow is never called.
-func sendNow(net.Conn, []byte) (int, error) { return 0, errors.ErrUnsupported }
+func sendNow(net.Conn, []byte, bool) (int, error) { return 0, errors.ErrUnsupported }
