@@ -8,7 +8,7 @@ import (
 
 // idleWorker is how long a goroutine without work waits for more, or up to half as long
 // again.
-const idleWorker = 4 * time.Second
+const idleWorker = time.Second
 
 // workers runs functions on goroutines that are used again: one that has just shaken
 // hands has a grown stack, and growing it anew costs a tenth of a resumed handshake. It
