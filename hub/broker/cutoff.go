@@ -126,25 +126,32 @@ func cutOff(ctx context.Context, conns []session.Conn, reason string) (told <-ch
 // time, here and at whoever is told of it; as fast as can be, ten thousand would keep all
 // others waiting for half a second.
 const (
-	closedAtOnce  = 100 // without a pause, if they are no more
-	closedPerTurn = 4
-	closedASecond = 4000
-	closedWithin  = 10 * time.Second     // all of them, if they are more than that rate closes
-	closedBehind  = 4 * time.Millisecond // what is made up for without a pause if the hub was held up
+	closedAtOnce   = 100 // without a pause, if they are no more
+	closedPerTurn  = 4
+	closedASecond  = 3800
+	closedWithin   = 10 * time.Second // all of them, if they are more than that rate closes
+	closedTogether = 8                // while the hub makes up for a moment in which it was held up
+	closedBreath   = 100 * time.Microsecond
+	closedLate     = 100 * time.Millisecond // so far behind, it makes up without a breath: the rate is a promise
 )
 
 // disconnectPaced tells all of them, with pauses, and without if ctx has ended. One after
-// the other: what has to be done for others meanwhile waits for one of them at most.
+// the other: what has to be done for others meanwhile waits for a few of them at most.
 func disconnectPaced(ctx context.Context, conns []session.Conn, reason string) {
-	turn := closedPerTurn * min(time.Second/closedASecond, closedWithin/time.Duration(max(1, len(conns))))
-	due := time.Now()
+	each := min(time.Second/closedASecond, closedWithin/time.Duration(max(1, len(conns))))
+	began, together := time.Now(), 0
 	for i, conn := range conns {
 		if len(conns) > closedAtOnce && i%closedPerTurn == 0 {
-			now := time.Now()
-			due = later(due, now.Add(-closedBehind))
-			pause(ctx, due.Sub(now))
-			due = due.Add(turn)
+			wait := time.Until(began.Add(time.Duration(i) * each))
+			if together >= closedTogether && wait > -closedLate {
+				wait = max(wait, closedBreath)
+			}
+			if wait > 0 {
+				pause(ctx, wait)
+				together = 0
+			}
 		}
+		together++
 		if c, ok := conn.(*client); ok {
 			c.disconnectHere(reason)
 		} else {

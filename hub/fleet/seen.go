@@ -119,7 +119,7 @@ func (f *Fleet) recordSightings() {
 				delete(taken, id)
 			}
 			if len(taken) > 0 {
-				f.sleep(2 * time.Since(began))
+				f.sleep(min(2*time.Since(began), finishPause))
 			}
 		}
 	}

@@ -141,8 +141,8 @@ type Journal struct {
 }
 
 // Append appends a copy of record and returns its position; it never waits for the disk. w is told when the record is
-// committed; if it is nil, that may take up to 10 ms longer, unless something comes behind it for which somebody waits. On an error (ErrFull, ErrTooLarge, ErrUnavailable, ErrClosed) nothing was appended and w
-// will not be told.
+// committed; if it is nil, that may take up to 10 ms longer, unless something comes behind it for which somebody waits.
+// On an error (ErrFull, ErrTooLarge, ErrUnavailable, ErrClosed) nothing was appended and w will not be told.
 func (j *Journal) Append(record []byte, w Waiter) (Position, error) {
 	if recordHeader+len(record) > j.config.Buffer {
 		return 0, ErrTooLarge
