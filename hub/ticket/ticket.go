@@ -72,9 +72,9 @@ type Codec struct {
 	fallback *tls.Config // its ticket keys follow the ring's
 	now      func() time.Time
 
-	// alive holds on to the certificates of those who got a ticket last, by the leaf.
-	// crypto/tls parses a certificate once for as long as somebody holds on to it, so a
-	// board that comes back soon costs no parsing, nor another hash of what it presented.
+	// alive holds on to the certificates of those who resumed last, by the leaf. For a
+	// ticket, crypto/tls parses a certificate once for as long as somebody holds on to it, so
+	// a board that comes back soon costs no parsing, nor another hash of what it presented.
 	alive *lru.Cache[*x509.Certificate, presented]
 }
 
@@ -218,7 +218,7 @@ func (c *Codec) compact(cs tls.ConnectionState, state *tls.SessionState) ([]byte
 	if !ok {
 		return nil, false
 	}
-	if !seen {
+	if !seen && cs.DidResume { // what a full handshake parses, no other connection will get to see
 		c.alive.Add(cs.PeerCertificates[0], known)
 	}
 	sealed, err := c.ring.seal(plain)

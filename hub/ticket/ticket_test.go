@@ -9,10 +9,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/fleethub/fleethub/certs/certtest"
 	"github.com/fleethub/fleethub/certs/identity"
@@ -231,6 +233,41 @@ func TestCompactTicketResumesAndIsSmall(t *testing.T) {
 		if n := b.codec.Stats.Fallback.Load(); n != 0 {
 			t.Errorf("%d tickets were crypto/tls's own", n)
 		}
+	})
+}
+
+// A fleet that comes back without tickets must not fill the memory with what it presented, a
+// certificate per connection.
+func TestFullHandshakesKeepNoCertificateInMemory(t *testing.T) {
+	eachVersion(t, func(t *testing.T, version uint16) {
+		b := newBench(t)
+		device := b.fleet.Device("pi-1")
+		b.known.add(device)
+		var presented []weak.Pointer[x509.Certificate]
+		verify := b.tls.VerifyConnection
+		b.tls.VerifyConnection = func(cs tls.ConnectionState) error {
+			presented = append(presented, weak.Make(cs.PeerCertificates[0]))
+			return verify(cs)
+		}
+		const connections = 10
+		for range connections {
+			b.mustConnect(device, version, &cache{}, false)
+		}
+		kept := func() (n int) {
+			runtime.GC()
+			for _, p := range presented {
+				if p.Value() != nil {
+					n++
+				}
+			}
+			return n
+		}
+		for deadline := time.Now().Add(patience); kept() > 1; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("of one device's certificate %d copies are in memory after %d connections", kept(), connections)
+			}
+		}
+		runtime.KeepAlive(b)
 	})
 }
 
