@@ -11,7 +11,11 @@ import (
 )
 
 func main() {
-	os.Exit(command.Run(newRoot()))
+	root := newRoot()
+	if c, _, err := root.Find(os.Args[1:]); err == nil && c.CommandPath() == "hub serve" {
+		coalesceTimers()
+	}
+	os.Exit(command.Run(root))
 }
 
 // newRoot builds the command line, fresh at every call.

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package main
+
+// coalesceTimers does nothing: only Linux can be told.
+func coalesceTimers() {}
