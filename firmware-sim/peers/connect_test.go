@@ -15,7 +15,7 @@ import (
 // The measurement: rounds times every peer gets each device once per kind of connection.
 const (
 	devices = 500
-	rounds  = 20
+	rounds  = 40
 	workers = 4
 )
 

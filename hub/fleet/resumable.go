@@ -11,26 +11,30 @@ import (
 	"github.com/fleethub/fleethub/hub/ticket"
 )
 
-// parsedCertificates is how many parsed certificates are kept for devices that
-// reconnect, some 4 kB each.
-const parsedCertificates = 16 << 10
+// namedCertificates is how many certificates are kept for devices that reconnect, less than
+// a kB each.
+const namedCertificates = 16 << 10
 
 // resumable keeps certificates that tickets named lately.
 type resumable struct {
-	parsed *lru.Cache[registry.Fingerprint, *x509.Certificate]
+	named *lru.Cache[registry.Fingerprint, named]
 }
 
+// named is a certificate in DER and its authority key identifier, a part of that: parsed, it
+// would be five times as large.
+type named struct{ der, issuer []byte }
+
 func (r *resumable) init() (err error) {
-	r.parsed, err = lru.New[registry.Fingerprint, *x509.Certificate](parsedCertificates)
+	r.named, err = lru.New[registry.Fingerprint, named](namedCertificates)
 	return err
 }
 
-// Resumable returns the certificate of a device that may connect with it now, and its
-// issuer: a revoked, suspended or superseded one is not found, nor one of an issuer
+// Resumable returns the certificate, in DER, of a device that may connect with it now, and its
+// issuer; neither may be changed. A revoked, suspended or superseded one is not found, nor one of an issuer
 // that the hub no longer trusts, nor one whose name fits others too. It implements
 // ticket.Certificates. The first look-up of a certificate reads its record from the
-// store, which is memory-mapped; later ones find it parsed.
-func (f *Fleet) Resumable(name []byte) (leaf, issuer *x509.Certificate, ok bool) {
+// store, which is memory-mapped; later ones find it here.
+func (f *Fleet) Resumable(name []byte) (leaf []byte, issuer *x509.Certificate, ok bool) {
 	if len(name) < ticket.ShortName || f.config.Issuers == nil {
 		return nil, nil, false
 	}
@@ -51,31 +55,31 @@ func (f *Fleet) Resumable(name []byte) (leaf, issuer *x509.Certificate, ok bool)
 	if owner == "" {
 		return nil, nil, false
 	}
-	leaf, ok = f.ticket.parsed.Get(fingerprint)
+	n, ok := f.ticket.named.Get(fingerprint)
 	if !ok {
-		if leaf = f.readCertificate(owner, fingerprint); leaf == nil {
+		if n, ok = f.readCertificate(owner, fingerprint); !ok {
 			return nil, nil, false
 		}
-		f.ticket.parsed.Add(fingerprint, leaf)
+		f.ticket.named.Add(fingerprint, n)
 	}
 	for _, c := range f.config.Issuers() {
-		if bytes.Equal(c.SubjectKeyId, leaf.AuthorityKeyId) {
-			return leaf, c, true
+		if bytes.Equal(c.SubjectKeyId, n.issuer) {
+			return n.der, c, true
 		}
 	}
 	return nil, nil, false
 }
 
-// readCertificate returns one certificate of a device from the store, nil if it isn't
+// readCertificate returns one certificate of a device from the store, false if it isn't
 // there or can't be read: the ticket is then worth nothing.
-func (f *Fleet) readCertificate(id string, fingerprint registry.Fingerprint) *x509.Certificate {
+func (f *Fleet) readCertificate(id string, fingerprint registry.Fingerprint) (named, bool) {
 	der, err := f.config.Store.Certificate(context.Background(), id, fingerprint.String())
 	if err != nil {
-		return nil
+		return named{}, false
 	}
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil
+		return named{}, false
 	}
-	return leaf
+	return named{leaf.Raw, leaf.AuthorityKeyId}, true
 }

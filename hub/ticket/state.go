@@ -2,7 +2,6 @@ package ticket
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/binary"
 	"slices"
 
@@ -13,12 +12,12 @@ import (
 const sessionTypeServer = 1
 
 // appendState appends the session in the encoding that tls.ParseSessionState
-// documents, for a client that had presented leaf, or leaf and issuer.
-func (s *session) appendState(b []byte, leaf, issuer *x509.Certificate) []byte {
-	certs := [...]*x509.Certificate{leaf, issuer}
+// documents, for a client that had presented leaf, or leaf and issuer, in DER.
+func (s *session) appendState(b []byte, leaf, issuer []byte) []byte {
+	certs := [...][]byte{leaf, issuer}
 	size := 0
 	for _, c := range certs[:s.kind.chain] {
-		size += 3 + len(c.Raw) + 2
+		size += 3 + len(c) + 2
 	}
 	b = slices.Grow(b, 64+len(s.secret)+size)
 	b = binary.BigEndian.AppendUint16(b, s.kind.version)
@@ -36,8 +35,8 @@ func (s *session) appendState(b []byte, leaf, issuer *x509.Certificate) []byte {
 	b = append(b, 0) // early data: none
 	b = appendUint24(b, size)
 	for _, c := range certs[:s.kind.chain] {
-		b = appendUint24(b, len(c.Raw))
-		b = append(b, c.Raw...)
+		b = appendUint24(b, len(c))
+		b = append(b, c...)
 		b = append(b, 0, 0) // extensions: neither staple nor timestamps
 	}
 	b = append(b, 0, 0, 0) // verified chains: certs/mtls verifies, crypto/tls does not

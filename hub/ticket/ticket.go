@@ -45,13 +45,13 @@ const (
 	LongName  = 8
 )
 
-// Certificates finds the certificate that a ticket names, and its issuer. Resumable
-// gets the first octets of the SHA-256 of a certificate's DER, ShortName or LongName of
+// Certificates finds the certificate that a ticket names, in DER, and its issuer, which
+// nobody changes. Resumable gets the first octets of the SHA-256 of a certificate's DER, ShortName or LongName of
 // them. It returns false if these fit more than one certificate, and for one that may
 // not be resumed with: unknown, revoked, suspended, replaced, or of an issuer that is
 // no longer trusted. It is called in handshakes, concurrently, and doesn't wait.
 type Certificates interface {
-	Resumable(name []byte) (leaf, issuer *x509.Certificate, ok bool)
+	Resumable(name []byte) (leaf []byte, issuer *x509.Certificate, ok bool)
 }
 
 // Stats counts what became of tickets. All fields may be read at any time.
@@ -208,7 +208,7 @@ func (c *Codec) compact(cs tls.ConnectionState, state *tls.SessionState) ([]byte
 	// What will be rebuilt must be what crypto/tls would have stored, to the octet: a
 	// Go version that stores more makes us fall back, not lose something.
 	var rebuilt [2 << 10]byte
-	if !bytes.Equal(s.appendState(rebuilt[:0], leaf, issuer), encoded) {
+	if !bytes.Equal(s.appendState(rebuilt[:0], leaf, issuer.Raw), encoded) {
 		return nil, false
 	}
 	if carried {
@@ -257,7 +257,7 @@ func (c *Codec) open(sealed []byte) (*tls.SessionState, error) {
 	if !ok || !c.inTime(s.created, issuer.SubjectKeyId) {
 		return nil, errTicket
 	}
-	state, err := tls.ParseSessionState(s.appendState(nil, leaf, issuer))
+	state, err := tls.ParseSessionState(s.appendState(nil, leaf, issuer.Raw))
 	if err != nil {
 		return nil, err
 	}

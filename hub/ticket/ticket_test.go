@@ -29,7 +29,7 @@ type known struct {
 	ambiguous bool                            // short names fit several
 }
 
-func (k *known) Resumable(name []byte) (leaf, issuer *x509.Certificate, ok bool) {
+func (k *known) Resumable(name []byte) (leaf []byte, issuer *x509.Certificate, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.ambiguous && len(name) == ticket.ShortName {
@@ -37,7 +37,7 @@ func (k *known) Resumable(name []byte) (leaf, issuer *x509.Certificate, ok bool)
 	}
 	for sum, c := range k.certs {
 		if strings.HasPrefix(sum, string(name)) {
-			return c[0], c[1], true
+			return c[0].Raw, c[1], true
 		}
 	}
 	return nil, nil, false
