@@ -15,32 +15,49 @@ const (
 	tidyInterval = 5 * time.Second
 	tidySlack    = 16 << 20 // octets that are not worth it
 	tidyIdle     = 0.2      // of one core, used since the last look
+	tidyUnused   = 10       // looks before what is given back would be used again
 )
+
+// memory is how much a process has, in octets.
+type memory struct {
+	live      uint64 // after the last collection
+	resident  uint64
+	allocated uint64 // since it began
+}
+
+func readMemory() memory {
+	sample := []runtimemetrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}, {Name: "/gc/heap/allocs:bytes"}}
+	runtimemetrics.Read(sample)
+	return memory{sample[0].Value.Uint64(), sample[1].Value.Uint64() - sample[2].Value.Uint64(), sample[3].Value.Uint64()}
+}
+
+// leftBehind reports whether much of the memory is needed no more. What was left after it
+// was last given back is needed, as far as that could tell; and what the program would soon
+// allocate again costs more to give back, page by page, than it is worth.
+func (m memory) leftBehind(before memory, tidied uint64) bool {
+	needed := max(m.live+m.live/2, tidied+tidied/8) + tidySlack
+	return m.resident > needed && (m.allocated-before.allocated)*tidyUnused < m.resident-needed
+}
 
 // tidy gives memory back to the system in quiet times, until ctx ends.
 func tidy(ctx context.Context) {
 	tick := time.NewTicker(tidyInterval)
 	defer tick.Stop()
-	sample := []runtimemetrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
-	used, tidied := processorTime(), uint64(0)
+	used, has, tidied := processorTime(), readMemory(), uint64(0)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		before := used
-		used = processorTime()
-		runtimemetrics.Read(sample)
-		live, resident := sample[0].Value.Uint64(), sample[1].Value.Uint64()-sample[2].Value.Uint64()
-		busy := float64(used-before) > tidyIdle*float64(tidyInterval)
-		// What was left after the last time is needed, as far as that could tell.
-		if busy || resident < max(live+live/2, tidied+tidied/8)+tidySlack {
+		usedBefore, before := used, has
+		used, has = processorTime(), readMemory()
+		busy := float64(used-usedBefore) > tidyIdle*float64(tidyInterval)
+		if busy || !has.leftBehind(before, tidied) {
 			continue
 		}
 		debug.FreeOSMemory()
-		runtimemetrics.Read(sample)
-		tidied = sample[1].Value.Uint64() - sample[2].Value.Uint64()
+		tidied = readMemory().resident
 	}
 }
 
