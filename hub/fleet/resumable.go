@@ -29,11 +29,11 @@ func (r *resumable) init() (err error) {
 	return err
 }
 
-// Resumable returns the certificate, in DER, of a device that may connect with it now, and its
-// issuer; neither may be changed. A revoked, suspended or superseded one is not found, nor one of an issuer
-// that the hub no longer trusts, nor one whose name fits others too. It implements
-// ticket.Certificates. The first look-up of a certificate reads its record from the
-// store, which is memory-mapped; later ones find it here.
+// Resumable returns the certificate, in DER, of a device that may connect with it now,
+// and its issuer; neither may be changed. A revoked, suspended or superseded one is not
+// found, nor one of an issuer that the hub no longer trusts, nor one whose name fits
+// others too. It implements ticket.Certificates. The first look-up of a certificate reads
+// its record from the store, which is memory-mapped; later ones find it here.
 func (f *Fleet) Resumable(name []byte) (leaf []byte, issuer *x509.Certificate, ok bool) {
 	if len(name) < ticket.ShortName || f.config.Issuers == nil {
 		return nil, nil, false

@@ -26,9 +26,13 @@ type memory struct {
 }
 
 func readMemory() memory {
-	sample := []runtimemetrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}, {Name: "/gc/heap/allocs:bytes"}}
+	sample := []runtimemetrics.Sample{
+		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/total:bytes"},
+		{Name: "/memory/classes/heap/released:bytes"}, {Name: "/gc/heap/allocs:bytes"},
+	}
 	runtimemetrics.Read(sample)
-	return memory{sample[0].Value.Uint64(), sample[1].Value.Uint64() - sample[2].Value.Uint64(), sample[3].Value.Uint64()}
+	value := func(i int) uint64 { return sample[i].Value.Uint64() }
+	return memory{live: value(0), resident: value(1) - value(2), allocated: value(3)}
 }
 
 // leftBehind reports whether much of the memory is needed no more. What was left after it

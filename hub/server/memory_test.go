@@ -13,8 +13,8 @@ func TestMemoryIsGivenBackOnlyWhereItWouldLieUnused(t *testing.T) {
 		"as much as was left the last time":     {live: 20, resident: 200, allocated: 1, tidied: 180, want: false},
 		"much more than was left the last time": {live: 20, resident: 300, allocated: 1, tidied: 180, want: true},
 		"a steady trickle of connections":       {live: 20, resident: 110, allocated: 55, want: false},
-		"quiet, but used again within a minute": {live: 20, resident: 146, allocated: 11, want: false},
-		"used again after a minute":             {live: 20, resident: 146, allocated: 9, want: true},
+		"quiet, but used again soon":            {live: 20, resident: 146, allocated: 11, want: false},
+		"used again a minute later":             {live: 20, resident: 146, allocated: 9, want: true},
 	} {
 		before := memory{allocated: 1000 * mega}
 		m := memory{live: c.live * mega, resident: c.resident * mega, allocated: before.allocated + c.allocated*mega}

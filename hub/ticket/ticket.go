@@ -46,10 +46,11 @@ const (
 )
 
 // Certificates finds the certificate that a ticket names, in DER, and its issuer, which
-// nobody changes. Resumable gets the first octets of the SHA-256 of a certificate's DER, ShortName or LongName of
-// them. It returns false if these fit more than one certificate, and for one that may
-// not be resumed with: unknown, revoked, suspended, replaced, or of an issuer that is
-// no longer trusted. It is called in handshakes, concurrently, and doesn't wait.
+// nobody changes. Resumable gets the first octets of the SHA-256 of a certificate's DER,
+// ShortName or LongName of them. It returns false if these fit more than one certificate,
+// and for one that may not be resumed with: unknown, revoked, suspended, replaced, or of an
+// issuer that is no longer trusted. It is called in handshakes, concurrently, and doesn't
+// wait.
 type Certificates interface {
 	Resumable(name []byte) (leaf []byte, issuer *x509.Certificate, ok bool)
 }
